@@ -1,0 +1,1 @@
+"""pyvirt: a computer inside Python."""
