@@ -65,7 +65,7 @@ class Insn:
 
     def __init__(self, name: str, pattern: str, operands: str, ext: str, kind: str, expand: str, forbidden: str) -> None:
         self.name = name
-        self.pattern = pattern
+        self.pattern = pattern.strip()
         self.operands: tuple[str, ...] = tuple(o for o in operands.split(",") if o)
         self.ext = ext
         self.kind = kind
