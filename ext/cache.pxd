@@ -1,0 +1,250 @@
+"""TLBs, jump caches and decoded code: what may be thrown away at any moment, and the structs of a running hart.
+
+Nothing here is persisted, and nothing a guest or a digest can notice depends on it. The structs follow core.md:
+ops of 16 bytes with a parallel cold array, blocks that hang on frames, translations banked by context.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from bus cimport mmio_t
+from ram cimport frame_t, pt_t, ram_api_t, ram_t
+from state cimport clock_state_t, hart_state_t
+
+
+cdef enum:
+    TLB_SIZE = 256
+    TLB_MASK = 255
+    FETCH_SIZE = 64
+    FETCH_MASK = 63
+    JUMP_SIZE = 1024
+    JUMP_MASK = 1023
+    BANKS = 16
+    BLOCK_MAX = 64          # instructions in a block; the threaded core may run over its budget by less than this
+    CHUNK_OPS = 145
+
+
+cdef enum status_t:
+    ST_OK = 0               # done: go on with the next op
+    ST_JUMP = 1             # done: pc is set, look it up (translation or privilege may have changed)
+    ST_LEAVE = 2            # done: go back to the run loop (an interrupt line or mask moved, code was killed)
+    ST_TRAP = 3             # the instruction trapped: pc is the handler's
+    ST_STOP = 4             # the machine must stop: machine_t.stop says why; pc is the instruction's, not executed
+
+
+cdef enum stop_t:
+    STOP_NONE = 0
+    STOP_LIMIT = 1          # the icount asked for is reached
+    STOP_REQUEST = 2        # stop() was called
+    STOP_IDLE = 3           # every hart waits and no event is due
+    STOP_MEMORY = 4         # memory_limit or the host's memory is used up
+    STOP_ERROR = 5          # a Python device raised
+    STOP_NOTIFY = 6         # a watched console byte was sent, or a device asked for attention
+    STOP_SBI = 7            # ecall for the built-in firmware
+    STOP_TRAP_LOOP = 8      # traps in a row without an instruction retired
+    STOP_EXIT = 9           # the guest powered off, rebooted or failed through a device
+    STOP_SLICE = 10         # the slice ended: signals are looked at, then it goes on
+    STOP_FIRMWARE = 11      # a trap to M-mode that the built-in firmware has no answer to
+
+
+cdef enum access_t:
+    ACC_FETCH = 0
+    ACC_LOAD = 1
+    ACC_STORE = 2
+
+
+ctypedef void (*handler_t)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
+
+
+cdef struct op_t:
+    handler_t fn
+    int32_t imm
+    uint8_t rd
+    uint8_t rs1
+    uint8_t rs2
+    uint8_t cnt             # instructions of the block up to and with this one: what leaving here costs
+
+
+cdef struct meta_t:
+    uint32_t raw            # the instruction's bits, for mtval
+    uint16_t off            # its offset in the page
+    uint16_t opcode
+    uint8_t idx             # its index in the block
+    uint8_t len
+    uint16_t spare
+
+
+cdef struct chunk_t:
+    # 4096 bytes, aligned to its size, so that an op finds its meta_t and its code by its own address.
+    code_t* code
+    chunk_t* next
+    uint32_t used
+    uint32_t spare[3]
+    op_t ops[145]
+    meta_t metas[145]
+
+
+cdef struct block_t:
+    op_t* op                # NULL when dead
+    uint16_t off            # bytes of the page it was decoded from: [off, end)
+    uint16_t end
+
+
+cdef struct code_t:
+    # What is decoded of one frame. `decoded` has a bit per halfword some live block was decoded from.
+    uint64_t decoded[32]
+    frame_t* frame
+    chunk_t* chunks
+    block_t* blocks
+    uint16_t* index         # open addressing by offset: block number + 1
+    uint32_t nblocks
+    uint32_t cap
+    uint32_t index_size
+    uint32_t dead           # ops in dead blocks
+    uint64_t exts           # the ISA it was decoded for
+
+
+cdef struct tlb_t:
+    uint64_t tag            # page of va; the compare keeps the low size bits, so that a misaligned access misses
+    int64_t addend          # host address - va
+
+
+cdef struct fetch_t:
+    uint64_t tag            # page of va, or 1
+    frame_t* frame
+
+
+cdef struct jump_t:
+    uint64_t pc             # or 1: odd, never met
+    op_t* op
+
+
+cdef struct bank_t:
+    # Translations of one context, compared exactly.
+    uint64_t satp
+    uint32_t key            # privilege, SUM, MXR
+    uint32_t live
+    uint64_t used           # clock of the last selection
+    tlb_t r[256]
+    tlb_t w[256]
+    fetch_t x[64]
+    jump_t jump[1024]
+
+
+cdef struct cache_t:
+    bank_t* bank[16]
+    uint64_t clock
+    uint32_t tlb_mask       # TLB_MASK, or less to try small TLBs
+    chunk_t* scratch        # one instruction at a time: across pages, from MMIO, under a fine PMP
+
+
+cdef struct region_t:
+    uint64_t base
+    uint64_t size
+    mmio_t ops
+
+
+cdef struct hart_t:
+    tlb_t* tlb_r
+    tlb_t* tlb_w
+    jump_t* jump
+    uint64_t page_va        # virtual address of the page the running code lies in
+    const core_api_t* api
+    uint64_t fp_mode        # 0 FS is off, 1 on, 2 dirty and frm is a mode the host has
+    int64_t n               # budget left when the core came back
+    uint64_t value          # result of a slow load
+    uint64_t icount_end     # icount at which n is 0
+    bank_t* bank_x
+    bank_t* bank_d
+    cache_t* cache
+    machine_t* m
+    uint64_t slow_pa        # of the atomic between its two halves
+    uint32_t fp_live        # the host's FP environment is this hart's
+    uint32_t pmp_on         # some PMP entry is not OFF
+    hart_state_t s
+    uint64_t sink           # x[32]: where rd = x0 goes; must follow s
+
+
+cdef struct machine_t:
+    ram_t* ram
+    const ram_api_t* mem
+    const core_api_t* api
+    hart_t** harts
+    uint32_t nharts
+    uint32_t ratio          # instructions per tick of the time base
+    uint32_t quantum
+    uint32_t builtin_sbi    # ecalls from S end in STOP_SBI; no M-mode software runs
+    clock_state_t clock
+    uint64_t exts
+    uint64_t xlen_modes     # satp modes offered, a bit each
+    region_t* regions
+    uint32_t nregions
+    int leave               # a line, a mask or a request moved: leave the block
+    int stop                # stop_t, set where it happens
+    int request             # set from any thread
+    uint32_t core           # 0 threaded, 1 switch
+    uint64_t stop_addr      # what the stop is about: the address of a refused access
+    uint64_t limit
+
+
+cdef struct core_api_t:
+    # mmu.pyx
+    int (*translate)(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa) noexcept nogil
+    int (*fetch_page)(hart_t* h, uint64_t va, frame_t** frame) noexcept nogil
+    void (*select)(hart_t* h) noexcept nogil
+    void (*drop_all)(machine_t* m) noexcept nogil
+    void (*drop_frame)(machine_t* m, frame_t* frame, int what) noexcept nogil
+    int (*fill)(hart_t* h, uint64_t va, int acc, uint64_t pa) noexcept nogil
+    void (*pt_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
+    void (*cache_free)(hart_t* h) noexcept nogil
+    # access.pyx
+    int (*load)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
+    int (*store)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
+    int (*amo_begin)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
+    int (*amo_end)(hart_t* h, op_t* op, int width, uint64_t value, int64_t n) noexcept nogil
+    int (*lr)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
+    int (*sc)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
+    int (*cbo)(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil
+    int (*ram_store)(machine_t* m, uint64_t pa, const void* data, uint64_t size) noexcept nogil
+    int (*bus_read)(machine_t* m, uint64_t pa, int width, uint64_t* value) noexcept nogil
+    int (*bus_write)(machine_t* m, uint64_t pa, int width, uint64_t value) noexcept nogil
+    # decode.pyx
+    op_t* (*lookup)(hart_t* h, uint64_t pc) noexcept nogil
+    op_t* (*link)(hart_t* h, op_t* stub) noexcept nogil
+    int (*code_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
+    # csr.pyx
+    int (*csr_op)(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil
+    int (*csr_read)(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil
+    int (*csr_write)(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil
+    uint64_t (*mip)(hart_t* h) noexcept nogil
+    void (*fp_sync)(hart_t* h) noexcept nogil
+    # trap.pyx
+    int (*trap)(hart_t* h, op_t* op, int64_t n, uint64_t cause, uint64_t tval) noexcept nogil
+    int (*deliver)(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil
+    uint64_t (*irq)(hart_t* h) noexcept nogil
+    int (*sys)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
+    # the core
+    handler_t* handlers
+
+
+cdef inline chunk_t* chunk_of(op_t* op) noexcept nogil:
+    # SAFETY: every op lives in a chunk, and chunks are aligned to their size.
+    return <chunk_t*>(<uint64_t>op & ~<uint64_t>4095)
+
+
+cdef inline meta_t* meta_of(op_t* op) noexcept nogil:
+    cdef chunk_t* chunk = chunk_of(op)
+    return &chunk.metas[op - &chunk.ops[0]]
+
+
+cdef inline uint64_t icount_now(hart_t* h, int64_t n) noexcept nogil:
+    """Return the machine's icount when n of the budget is left."""
+    return h.icount_end - <uint64_t>n
+
+
+cdef inline uint64_t time_at(machine_t* m, uint64_t icount) noexcept nogil:
+    return icount // m.ratio + <uint64_t>m.clock.time_offset
+
+
+cdef inline void order_leave(machine_t* m, int stop) noexcept nogil:
+    """Ask the running hart to come back at the next instruction boundary that can."""
+    m.leave = 1
+    if stop and not m.stop:
+        m.stop = stop
