@@ -67,22 +67,22 @@ def unbuilt(package: Path) -> str | None:
     """Return why the package at `package` can't be imported by this interpreter, or None if it can."""
     build = load(package)
     if build is None:
-        return f"pyvirt in {package} has no compiled modules"
+        return f"pyvirt in {package} has no compiled modules. Run `{COMMAND}` in {package.parent}"
     present = {p.name for p in package.iterdir()}
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     for name in build.MODULES:
         stem = name.rpartition(".")[2]
         if not any(stem + suffix in present for suffix in suffixes):
-            return f"pyvirt in {package} lacks {stem}{suffixes[0]}: it was built for another interpreter, or in part"
+            what = f"pyvirt in {package} lacks {stem}{suffixes[0]}: it was built for another interpreter, or in part"
+            return f"{what}. Run `{COMMAND}` in {package.parent}"
     return None
 
 
 def require_built(package: Path) -> None:
     """Raise one ImportError naming the command to run when the package was not built for this interpreter."""
     reason = unbuilt(package)
-    if reason is None:
-        return
-    raise ImportError(f"{reason}. Run `{COMMAND}` in {package.parent}") from None
+    if reason is not None:
+        raise ImportError(reason)
 
 
 def stale(tree: Path, build: ModuleType | None) -> str | None:
