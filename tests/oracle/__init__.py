@@ -1,0 +1,1 @@
+"""The independent judges that tests hold pyvirt against: one module each, none of them knows pyvirt."""
