@@ -1,0 +1,73 @@
+"""The 16550A UART as a board's part: wiring, host side and device-tree node of the compiled registers."""
+from __future__ import annotations
+
+from typing import Any
+
+from pyvirt._device_uart import UartRegs
+from pyvirt.devices.base import Device, FdtContext, FdtNode, Region, Wiring
+
+
+class Uart(Device):
+    """A serial port. The host sends with `send` and takes output with `drain`; one interrupt line.
+
+    `regs.set_notify` and `regs.interesting` make the run loop leave at the instruction that sent a given byte.
+
+    >>> uart = Uart()
+    >>> uart.drain()
+    b''
+    """
+
+    NAME = "uart"
+    REGIONS = (Region("uart", 0x100),)
+    WIDTHS = (1,)
+    IRQS = 1
+
+    CLOCK_HZ = 3_686_400
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regs = UartRegs()
+
+    def attach(self, wiring: Wiring) -> None:
+        super().attach(wiring)
+        self.regs.connect_line(wiring.lines[0].capsule())
+
+    def mmio_capsule(self) -> object:
+        return self.regs.mmio_capsule()
+
+    def send(self, data: bytes) -> None:
+        """Queue input for the guest. The machine must not be running."""
+        self.regs.send(bytes(data))
+
+    def drain(self) -> bytes:
+        """Return what the guest sent since the last call."""
+        return self.regs.drain()
+
+    def reset(self) -> None:
+        self.regs.reset()
+
+    def _save(self) -> dict[str, Any]:
+        return self.regs.fields
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.regs.fields = state
+
+    @property
+    def packed(self) -> bytes:
+        """The state as one packed C struct and the waiting input, for forks within one process."""
+        return self.regs.packed
+
+    @packed.setter
+    def packed(self, data: bytes) -> None:
+        self.regs.packed = data
+
+    def fdt(self, ctx: FdtContext) -> list[FdtNode]:
+        name = f"serial@{ctx.bases[0]:x}"
+        ctx.aliases.setdefault("serial0", f"/soc/{name}")
+        ctx.chosen.setdefault("stdout-path", f"/soc/{name}")
+        return [FdtNode(name, {
+            "compatible": "ns16550a",
+            "reg": ctx.reg(*self.regions),
+            "clock-frequency": self.CLOCK_HZ,
+            **ctx.interrupts(),
+        })]
