@@ -2,7 +2,9 @@
 
 `memory.pyx` implements it and hands out `ram_api_t` in a capsule ("pyvirt.ram_api_t"); a `ram_t*` travels in a
 capsule "pyvirt.ram_t". The tree is a radix tree of fan-out 64 over page numbers; nodes and frames are counted and
-may be shared between machines and snapshots. A missing child reads as zeros.
+may be shared between machines and snapshots, which may run in different threads: counts are atomic, flags of a frame
+that may be shared change by flag_set and flag_clear, everything else of a shared frame is immutable or published by
+compare-and-swap. A missing child reads as zeros.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -43,6 +45,8 @@ cdef struct frame_t:
     pt_t* pt            # or NULL
     uint64_t w_va       # the page last given a write-TLB entry, and whether there were several
     uint32_t w_many
+    uint64_t owner      # id of the RAM that allocated it and is charged for it
+    void* slab          # where its memory came from; private to memory.pyx
     uint8_t digest[32]
 
 
@@ -63,15 +67,20 @@ cdef struct ram_t:
     uint32_t levels
     uint64_t stamp
     uint64_t limit      # frames this RAM may own, 0 for no limit
-    uint64_t owned      # frames allocated by it and not given back
+    uint64_t owned      # frames in its tree that it allocated itself: what `limit` bounds
     int64_t fail_after  # fault injection: allocations until one fails, negative for never
-    # Told before a shared frame is replaced by a private copy, so that its translations are dropped (rule 9).
+    # Told before a shared frame is replaced by a private copy, so that its translations are dropped (rule 9). `old` is
+    # NULL where the page was absent: whoever maps a page of zeros for reading drops that.
     void* listener
     void (*replaced)(void* listener, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
     # Frames replaced while a hart may still run their code wait here until no op pointer is live.
     frame_t** limbo
     uint32_t limbo_len
     uint32_t limbo_cap
+    # Asked to evict every write-TLB entry before a digest is taken or the tree is shared; NULL: there are none.
+    void (*evict)(void* listener) noexcept nogil
+    uint64_t id         # frames it allocates carry this as `owner`
+    uint64_t resident   # frames in its tree
 
 
 cdef struct ram_api_t:
@@ -81,3 +90,46 @@ cdef struct ram_api_t:
     void (*drain)(ram_t* ram) noexcept nogil                                        # free the limbo
     pt_t* (*pt_of)(frame_t* frame) noexcept nogil                                   # allocate on demand; NULL: no memory
     void (*set_code_free)(void (*code_free)(void* code) noexcept nogil) noexcept nogil
+    void (*unref)(frame_t* frame) noexcept nogil                                    # give back a frame_ref
+    const uint8_t* zeros                                                            # 4096 zero bytes, read-only
+
+
+cdef extern from *:
+    """
+    #define RAM_LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define RAM_INC(p) ((void)__atomic_fetch_add((p), 1, __ATOMIC_RELAXED))
+    #define RAM_DEC(p) (__atomic_sub_fetch((p), 1, __ATOMIC_ACQ_REL))
+    #define RAM_OR(p, bits) ((void)__atomic_fetch_or((p), (bits), __ATOMIC_ACQ_REL))
+    #define RAM_CLEAR(p, bits) ((void)__atomic_fetch_and((p), ~(uint32_t)(bits), __ATOMIC_ACQ_REL))
+    """
+    uint32_t count_load "RAM_LOAD"(uint32_t* count) noexcept nogil
+    void count_inc "RAM_INC"(uint32_t* count) noexcept nogil
+    uint32_t count_dec "RAM_DEC"(uint32_t* count) noexcept nogil     # what is left
+    void flag_set "RAM_OR"(uint32_t* flags, uint32_t bits) noexcept nogil
+    void flag_clear "RAM_CLEAR"(uint32_t* flags, uint32_t bits) noexcept nogil
+
+
+cdef inline void frame_ref(frame_t* frame) noexcept nogil:
+    count_inc(&frame.refs)
+
+
+cdef inline bint frame_alone(frame_t* frame) noexcept nogil:
+    # One owner: the acquire makes what former owners did to it visible before it is written.
+    return count_load(&frame.refs) == 1
+
+
+cdef inline frame_t* ram_find(ram_t* ram, uint64_t ppn) noexcept nogil:
+    # What ram_api_t.find does, for callers that want it inline.
+    cdef uint64_t index = ppn - (ram.base >> 12)    # wraps below base: outside as well
+    cdef node_t* node = ram.root
+    cdef uint32_t shift = (ram.levels - 1) * NODE_BITS
+    cdef void* child
+    if index >= ram.pages:
+        return NULL
+    while node != NULL:
+        child = node.child[(index >> shift) & (NODE_FANOUT - 1)]
+        if shift == 0:
+            return <frame_t*> child
+        node = <node_t*> child
+        shift -= NODE_BITS
+    return NULL
