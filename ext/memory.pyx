@@ -504,19 +504,19 @@ cdef bint frames_equal(frame_t* a, frame_t* b) noexcept nogil:
 
 cdef bint node_diff(list_t* found, node_t* a, node_t* b, uint32_t level, uint64_t index) noexcept nogil:
     """List the pages below two nodes of one level (either may be absent) whose content differs; False: no memory."""
-    cdef uint64_t i
+    cdef uint32_t i
     cdef void* x
     cdef void* y
     if a == b or (a != NULL and b != NULL and a.has_digest and b.has_digest
                   and memcmp(a.digest, b.digest, DIGEST_BYTES) == 0):
         return True
-    for i in range(NODE_FANOUT):
+    for i in range(<uint32_t> NODE_FANOUT):
         x = NULL if a == NULL else a.child[i]
         y = NULL if b == NULL else b.child[i]
         if x == y:
             continue
         if level:
-            if not node_diff(found, <node_t*> x, <node_t*> y, level - 1, index + (i << (level * NODE_BITS))):
+            if not node_diff(found, <node_t*> x, <node_t*> y, level - 1, index + (<uint64_t> i << (level * NODE_BITS))):
                 return False
         elif not frames_equal(<frame_t*> x, <frame_t*> y) and not list_add(found, index + i):
             return False
@@ -525,13 +525,13 @@ cdef bint node_diff(list_t* found, node_t* a, node_t* b, uint32_t level, uint64_
 
 cdef bint tree_diff(list_t* found, node_t* a, uint32_t high, node_t* b, uint32_t low) noexcept nogil:
     """Do so for two roots of which `a` may be the taller; what `b` can't reach is absent there."""
-    cdef uint64_t i
+    cdef int i
     if high == low:
         return node_diff(found, a, b, low - 1, 0)
     if not tree_diff(found, NULL if a == NULL else <node_t*> a.child[0], high - 1, b, low):
         return False
     for i in range(1, NODE_FANOUT if a != NULL else 1):
-        if not node_diff(found, <node_t*> a.child[i], NULL, high - 2, i << ((high - 1) * NODE_BITS)):
+        if not node_diff(found, <node_t*> a.child[i], NULL, high - 2, <uint64_t> i << ((high - 1) * NODE_BITS)):
             return False
     return True
 
