@@ -1,0 +1,1 @@
+"""Lock-step: the same program on Spike and on pyvirt, compared after every instruction."""

@@ -1,0 +1,221 @@
+"""Run one program on two machines and compare them after every instruction.
+
+Compared after each step: pc, x, f, privilege, fcsr, mstatus and the trap CSRs of M and S; the bytes of every store,
+or all of RAM where stores are translated. Compared every CHECK steps and at the end: all of RAM, and the CSRs that
+configure the hart. Reads of counters that depend on time are taken over from Spike, so a program may use them.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.lockstep.machines import Machine, SpikeMachine
+from tests.oracle.spike import DRAM
+
+CHECK = 256
+EACH_STEP = (0x001, 0x002, 0x300, 0x341, 0x342, 0x343, 0x141, 0x142, 0x143)
+NOW_AND_THEN = (
+    0x302, 0x303, 0x304, 0x305, 0x306, 0x30A, 0x340, 0x104, 0x105, 0x106, 0x10A, 0x140, 0x180,
+    0x3A0, 0x3A2, *range(0x3B0, 0x3C0), 0x320,
+)
+# CSRs whose value is each implementation's own: identity, and time, which does not pass in this Spike.
+OWN_VALUE = frozenset({0xF11, 0xF12, 0xF13, 0xC00, 0xC01, 0xB00, 0x301})
+
+NAMES = ("pc", *(f"x{i}" for i in range(32)), *(f"f{i}" for i in range(32)))
+
+
+@dataclass
+class Program:
+    """A flat program and how to run it.
+
+    `done` is the address at which the run ends (absent: after `steps`). `x`, `f` and `csrs` are set on both machines
+    first. `paged` says that stores may be translated. `events` are (step, mip bit, level), in order. `own` are CSRs
+    whose value may differ.
+    """
+
+    name: str
+    code: bytes
+    at: int = DRAM
+    ram: int = 1 << 18
+    steps: int = 1_000_000
+    done: int | None = None
+    x: dict[int, int] = field(default_factory=dict)
+    f: dict[int, int] = field(default_factory=dict)
+    csrs: dict[int, int] = field(default_factory=dict)
+    paged: bool = False
+    events: list[tuple[int, int, bool]] = field(default_factory=list)
+    own: frozenset[int] = frozenset()
+
+
+@dataclass
+class Result:
+    """What a run covered: steps, attempts by address, traps by (cause, from, to), and if `done` was reached."""
+
+    program: Program
+    steps: int = 0
+    traps: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    finished: bool = False
+
+    def words(self) -> Counter[int]:
+        """Return executions by instruction word, for code that runs where it was loaded."""
+        p, counts = self.program, Counter[int]()
+        for pc, n in self.attempts.items():
+            offset = pc - p.at
+            if 0 <= offset < len(p.code):
+                word = int.from_bytes(p.code[offset : offset + 4], "little")
+                counts[word if word & 3 == 3 else word & 0xFFFF] += n
+        return counts
+
+
+class Divergence(AssertionError):
+    """The machines differ; the message says where and in what, and ends with the last instructions."""
+
+
+def run(
+    program: Program, spike: SpikeMachine, other: Machine, *, watch: Callable[[int], None] | None = None
+) -> Result:
+    """Run a program on both machines in lock-step.
+
+    `watch` is called with the step number before each step. Raises Divergence at the first difference.
+    """
+    for m in (spike, other):
+        for i, v in program.x.items():
+            m.set_x(i, v)
+        for i, v in program.f.items():
+            m.set_f(i, v)
+        for n, v in program.csrs.items():
+            m.csr_write(n, v)
+    return _Run(program, spike, other, watch).go()
+
+
+class _Run:
+    def __init__(
+        self, program: Program, spike: SpikeMachine, other: Machine, watch: Callable[[int], None] | None
+    ) -> None:
+        self.p, self.a, self.b, self.watch = program, spike, other, watch
+        self.result = Result(program)
+        self.recent: list[int] = []
+        self.words: dict[int, int] = {}
+        self.own = OWN_VALUE | program.own
+
+    def go(self) -> Result:
+        p, a, b, result = self.p, self.a, self.b, self.result
+        events = list(p.events)
+        before, priv = a.registers(), a.priv()
+        self.compare(before, priv)
+        self.compare_rest()
+        for step in range(p.steps):
+            if before[0] == p.done:
+                result.finished = True
+                break
+            while events and events[0][0] <= step:
+                _, bit, level = events.pop(0)
+                a.set_interrupt(bit, level)
+                b.set_interrupt(bit, level)
+            if self.watch is not None:
+                self.watch(step)
+            pc = before[0]
+            self.recent.append(pc)
+            if len(self.recent) > 64:
+                del self.recent[:48]
+            result.attempts[pc] += 1
+            word = self.word(pc)
+            a.step()
+            after, now = a.registers(), a.priv()
+            # Spike takes an interrupt in a step of its own; pyvirt goes on to the handler's first instruction.
+            while not pc < after[0] <= pc + 4 and self.trap(pc, priv, now, after[0]) >> 63:
+                pc, priv = after[0], now
+                word = self.word(pc)
+                result.attempts[pc] += 1
+                a.step()
+                after, now = a.registers(), a.priv()
+            b.step()
+            if word & 0x7F == 0x73 and word >> 20 in self.own and word >> 7 & 31:
+                self.b.set_x(word >> 7 & 31, after[1 + (word >> 7 & 31)])
+            result.steps += 1
+            self.compare(after, now)
+            stores = a.stores()
+            if stores:
+                self.compare_stores(stores)
+            if step % CHECK == CHECK - 1:
+                self.compare_rest()
+            before, priv = after, now
+        self.compare_rest()
+        if p.done is not None and not result.finished:
+            self.fail([f"the program did not reach its end {p.done:#x} in {p.steps} steps"])
+        return result
+
+    def word(self, pc: int) -> int:
+        """Return the instruction word at an address, if it is one of RAM; what the code was when first executed."""
+        known = self.words.get(pc)
+        if known is None:
+            inside = 0 <= pc - self.p.at <= self.p.ram - 4
+            known = self.words[pc] = int.from_bytes(self.a.read(pc, 4), "little") if inside else 0
+        return known
+
+    def trap(self, pc: int, before: int, now: int, next_pc: int) -> int:
+        """Record and return the cause of a trap, if this step ended in one, else return 0.
+
+        The signs of one: pc stands at the handler's entry, and xepc is the old pc.
+        """
+        a = self.a
+        tvec, epc, cause = (0x305, 0x341, 0x342) if now == 3 else (0x105, 0x141, 0x142)
+        if now == 0:
+            return 0
+        vector, code = a.csr_read(tvec), a.csr_read(cause)
+        entry = (vector & ~3) + (4 * (code & 0x3FF) if vector & 3 == 1 and code >> 63 else 0)
+        if next_pc != entry or a.csr_read(epc) != pc:
+            return 0
+        self.result.traps[code, before, now] += 1
+        return code
+
+    def compare(self, want: tuple[int, ...], priv: int) -> None:
+        got = self.b.registers()
+        wrong = []
+        if got != want:
+            wrong += [f"{n}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in zip(NAMES, want, got, strict=True) if w != g]
+        if priv != self.b.priv():
+            wrong.append(f"privilege: Spike {priv}, pyvirt {self.b.priv()}")
+        wrong += self.csrs(EACH_STEP)
+        if wrong:
+            self.fail(wrong)
+
+    def compare_stores(self, stores: list[tuple[int, int, int]]) -> None:
+        if self.p.paged:
+            self.compare_ram()
+            return
+        for va, _, n in stores:
+            if self.p.at <= va <= self.p.at + self.p.ram - n and self.a.read(va, n) != self.b.read(va, n):
+                self.compare_ram()
+
+    def compare_ram(self) -> None:
+        at, size = self.p.at, self.p.ram
+        want, got = self.a.read(at, size), self.b.read(at, size)
+        if want != got:
+            off = next(i for i in range(size) if want[i] != got[i])
+            off &= -8
+            w, g = (int.from_bytes(m[off : off + 8], "little") for m in (want, got))
+            self.fail([f"RAM at {at + off:#x}: Spike {w:#018x}, pyvirt {g:#018x}"])
+
+    def compare_rest(self) -> None:
+        wrong = self.csrs(NOW_AND_THEN)
+        if wrong:
+            self.fail(wrong)
+        self.compare_ram()
+
+    def csrs(self, numbers: tuple[int, ...]) -> list[str]:
+        a, b = self.a.csr_read, self.b.csr_read
+        want, got = [a(n) for n in numbers], [b(n) for n in numbers]
+        if want == got:
+            return []
+        differ = [(n, w, g) for n, w, g in zip(numbers, want, got, strict=True) if w != g and n not in self.p.own]
+        return [f"CSR {n:#x}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in differ]
+
+    def fail(self, wrong: list[str]) -> None:
+        lines = [f"{self.p.name}: after {self.result.steps} steps", *wrong, "last instructions:"]
+        for pc in self.recent[-12:]:
+            word = self.word(pc)
+            lines.append(f"  {pc:#x}: {word:08x} {self.a.disassemble(word)}")
+        raise Divergence("\n".join(lines))
