@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.lockstep.machines import Machine, SpikeMachine
-from tests.oracle.spike import DRAM
+from tests.oracle.spike import DRAM, ISA
 
 CHECK = 256
 EACH_STEP = (0x001, 0x002, 0x300, 0x341, 0x342, 0x343, 0x141, 0x142, 0x143)
@@ -30,8 +30,8 @@ class Program:
     """A flat program and how to run it.
 
     `done` is the address at which the run ends (absent: after `steps`). `x`, `f` and `csrs` are set on both machines
-    first. `paged` says that stores may be translated. `events` are (step, mip bit, level), in order. `own` are CSRs
-    whose value may differ.
+    first. `paged` says that stores may be translated. `events` are (step, mip bit, level), in order; a store to `lines`
+    drives a bit of mip too. `own` are CSRs whose value may differ.
     """
 
     name: str
@@ -46,6 +46,8 @@ class Program:
     paged: bool = False
     events: list[tuple[int, int, bool]] = field(default_factory=list)
     own: frozenset[int] = frozenset()
+    lines: int | None = None
+    isa: str = ISA
 
 
 @dataclass
@@ -139,6 +141,7 @@ class _Run:
             stores = a.stores()
             if stores:
                 self.compare_stores(stores)
+                self.drive(stores)
             if step % CHECK == CHECK - 1:
                 self.compare_rest()
             before, priv = after, now
@@ -189,6 +192,13 @@ class _Run:
         for va, _, n in stores:
             if self.p.at <= va <= self.p.at + self.p.ram - n and self.a.read(va, n) != self.b.read(va, n):
                 self.compare_ram()
+
+    def drive(self, stores: list[tuple[int, int, int]]) -> None:
+        """Drive an interrupt line as the program asks by a store to `lines`: the bit of mip, plus 0x100 to raise it."""
+        for va, value, _ in stores:
+            if va == self.p.lines:
+                for m in (self.a, self.b):
+                    m.set_interrupt(value & 63, bool(value & 0x100))
 
     def compare_ram(self) -> None:
         at, size = self.p.at, self.p.ram
