@@ -1,7 +1,7 @@
 """Programs that read and write every CSR number in every mode, and the table of which CSR was reached from where.
 
-For a CSR that exists, the block of a mode swaps in extremes and random values, reads back, sets and clears bits, and puts
-the old value back. Numbers that do not exist are read and written once in each mode, and must trap.
+For a CSR that exists, the block of a mode swaps in extremes and random values, reads back, sets and clears bits, and
+puts the old value back. Numbers that do not exist are read and written once in each mode, and must trap.
 """
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ NAMES: dict[int, str] = {
     0x141: "sepc", 0x142: "scause", 0x143: "stval", 0x144: "sip", 0x14D: "stimecmp", 0x180: "satp",
     0xF11: "mvendorid", 0xF12: "marchid", 0xF13: "mimpid", 0xF14: "mhartid", 0xF15: "mconfigptr",
     0x300: "mstatus", 0x301: "misa", 0x302: "medeleg", 0x303: "mideleg", 0x304: "mie", 0x305: "mtvec",
-    0x306: "mcounteren", 0x30A: "menvcfg", 0x320: "mcountinhibit", **{0x320 + i: f"mhpmevent{i}" for i in range(3, 32)},
+    0x306: "mcounteren", 0x30A: "menvcfg", 0x320: "mcountinhibit",
+    **{0x320 + i: f"mhpmevent{i}" for i in range(3, 32)},
     0x340: "mscratch", 0x341: "mepc", 0x342: "mcause", 0x343: "mtval", 0x344: "mip",
     0x3A0: "pmpcfg0", 0x3A2: "pmpcfg2", **{0x3B0 + i: f"pmpaddr{i}" for i in range(16)},
     0xB00: "mcycle", 0xB02: "minstret", **{0xB00 + i: f"mhpmcounter{i}" for i in range(3, 32)},
 }
-# What Spike has and pyvirt does not: debug triggers and contexts (Sdtrig), the security configuration, and PMP entries 16
-# to 63, which read as zero in Spike.
+# What Spike has and pyvirt does not: debug triggers and contexts (Sdtrig), the security configuration, and PMP entries
+# 16 to 63, which read as zero in Spike.
 SPIKE_ONLY = frozenset({0x5A8, *range(0x7A0, 0x7B0), 0x747, *range(0x3A4, 0x3B0, 2), *range(0x3C0, 0x3F0)})
 MODES = {M: "m", S: "s", U: "u"}
 
