@@ -1,0 +1,210 @@
+"""Programs that walk page tables: Sv39, Sv48 and Sv57 with every kind of entry at every level.
+
+The code runs on an identity map (S) or an alias with the U bit (U), or in M with MPRV. Beside these hang tables of random
+entries: permissions, U, A and D, reserved bits, N and PBMT, misaligned superpages, pointers with bits that only leaves
+may have, pointers to where nothing is. Each test is one access, in one mode, under one setting of SUM, MXR, ADUE and
+PBMTE; between tests entries are rewritten and fenced.
+"""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+CODE, TABLES, DATA = 0x8000_0000, 0x8003_0000, 0x8004_0000
+HOLE = 0x4000_0000
+V, R, W, X, USER, G, A, D = (1 << i for i in range(8))
+LEVELS = {39: 3, 48: 4, 57: 5}
+SATP = {39: 8, 48: 9, 57: 10}
+ALIAS = 0x4000_0000
+U, S, M = 0, 1, 3
+
+ACCESSES = {
+    "lb": "lb t2, 0(t0)", "lw": "lw t2, 0(t0)", "ld": "ld t2, 0(t0)", "fld": "fld f1, 0(t0)",
+    "sb": "sb t1, 0(t0)", "sw": "sw t1, 0(t0)", "sd": "sd t1, 0(t0)", "fsd": "fsd f1, 0(t0)",
+    "lr": "lr.d t2, (t0)", "sc": "sc.d t2, t1, (t0)", "amo": "amoadd.d t2, t1, (t0)", "zero": "cbo.zero (t0)",
+    "clean": "cbo.clean (t0)", "flush": "cbo.flush (t0)", "prefetch": "prefetch.w 0(t0)", "fetch": "jr t0",
+}
+ALIGNED = {"lr", "sc", "amo"}
+
+
+def entry(rng: random.Random, level: int) -> int:
+    """Return an entry for a level (0 maps pages): as a rule a good leaf with up to two things changed."""
+    if level and rng.random() < 0.15:
+        return pointer(rng)
+    base = {0: DATA + 0x1000 * rng.randrange(16), 1: CODE, 2: CODE}.get(level, 0)
+    ppn = base >> 12
+    bits = V | R | A | D
+    permissions = rng.choice((R, R | W, R | X, R | W | X, X, R | W | X, R | W | X))
+    bits = V | permissions | A | D | (USER if rng.random() < 0.5 else 0) | (G if rng.random() < 0.2 else 0)
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        kind = rng.randrange(10)
+        if kind == 0:
+            bits ^= A
+        elif kind == 1:
+            bits ^= D
+        elif kind == 2:
+            bits &= ~V
+        elif kind == 3:
+            bits = bits & ~(R | X) | W
+        elif kind == 4:
+            bits |= 1 << rng.randrange(54, 61)
+        elif kind == 5:
+            bits |= rng.randrange(1, 4) << 61
+        elif kind == 6:  # N: a 64 KiB page where the low bits of the number say so, else reserved
+            bits |= 1 << 63
+            if level == 0:
+                ppn = ppn & ~0xF | rng.choice((8, 8, 8, 0, 4, 12, 15))
+        elif kind == 7 and level:
+            ppn |= 1 << rng.randrange(9 * level)
+        elif kind == 8:
+            bits |= rng.randrange(4) << 8
+        else:
+            ppn = HOLE >> 12
+    return bits | ppn << 10
+
+
+def pointer(rng: random.Random) -> int:
+    """Return an entry that points on: to a bad table, or with bits that only leaves may have."""
+    target = rng.choice((HOLE >> 12, TABLES >> 12, TABLES >> 12, (1 << 44) - 1))
+    odd = rng.choice((0, 0, USER, A, D, G, 1 << 61, 1 << 62, 1 << 63, 1 << 54))
+    return V | odd | target << 10
+
+
+@dataclass
+class Walks:
+    """The random choices of one program."""
+
+    sv: int
+    seed: int
+    tests: int = 150
+    rng: random.Random = field(init=False)
+    tables: dict[int, list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed * 1000 + self.sv)
+        # Upper tables hold random entries from index 8 on, and below it what the program needs.
+        self.tables = {level: [entry(self.rng, level) for _ in range(24)] for level in range(LEVELS[self.sv])}
+
+    def address(self) -> tuple[int, int, int]:
+        """Return (level, index, virtual address) of an access to some byte of the data."""
+        rng, top = self.rng, LEVELS[self.sv]
+        level = rng.choice((0, 0, 0, *range(top)))
+        index = rng.randrange(24)
+        offset = rng.choice((rng.randrange(8, 0x7F0), rng.randrange(8, 0x7F0), rng.randrange(0xFF1, 0x1000)))
+        if level == 0:
+            va = (4 << 30) + (rng.randrange(2) << 21) + (index << 12) + offset
+        else:
+            slot = 8 + index
+            inside = DATA + 0x1000 * rng.randrange(16) + offset
+            va = (slot << (12 + 9 * level)) + (inside & ((1 << (12 + 9 * level)) - 1))
+            if level == 1:
+                va += 4 << 30
+        if rng.random() < 0.03:
+            va ^= 1 << rng.randrange(self.sv - 1, 64)
+        elif va >> (self.sv - 1) & 1:
+            va |= (1 << 64) - (1 << self.sv)
+        return level, index, va
+
+    def test(self, i: int) -> str:
+        """Return the text of one test."""
+        rng = self.rng
+        name = rng.choice(tuple(ACCESSES))
+        mode = rng.choice((S, U)) if name == "fetch" else rng.choice((S, S, U, M))
+        level, index, va = self.address()
+        if name in ALIGNED:
+            va &= ~7
+        if name == "fetch":
+            va = va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE))
+        edit = ""
+        if rng.random() < 0.4:
+            self.tables[level][index] = entry(rng, level)
+            fence = rng.choice(("sfence.vma", "sfence.vma", f"li t0, {va}\n sfence.vma t0, x0"))
+            if level == 0 or fence == "sfence.vma":
+                slot = TABLES + 0x1000 * level + 8 * (index if level == 0 else 8 + index)
+                edit = f"li t0, {slot}\n li t2, {self.tables[level][index]}\n sd t2, 0(t0)\n {fence}"
+        sum_mxr = rng.choice((0, 0x4_0000, 0x8_0000, 0xC_0000))
+        envcfg = rng.choice((0, 1 << 61, 1 << 62, 3 << 61)) | 0xF0
+        mpp = {S: 0x800, U: 0, M: 0x1800}[mode]
+        body = ACCESSES[name]
+        if mode == M:
+            prv = rng.choice((0x800, 0))
+            on = f"li t2, 0x1800\n csrc mstatus, t2\n li t2, {0x2_0000 | prv}\n csrs mstatus, t2"
+            body = f"{on}\n {body}\n li t2, 0x20000\n csrc mstatus, t2"
+        alias = f"li t2, {ALIAS}\n add t0, t0, t2" if mode == U else ""
+        return f"""
+test_{i}:
+  la s11, test_{i + 1}
+  {edit}
+  li t0, {0xC_1800}
+  csrc mstatus, t0
+  li t0, {sum_mxr | mpp}
+  csrs mstatus, t0
+  li t0, {envcfg}
+  csrw menvcfg, t0
+  la t0, body_{i}
+  {alias}
+  csrw mepc, t0
+  li t0, {va}
+  mret
+body_{i}:
+  {body}
+  ecall
+"""
+
+    def text(self) -> str:
+        """Return the text of the program."""
+        tests = [self.test(i) for i in range(self.tests)]
+        # The image holds the entries as they were before the edits.
+        first = Walks(self.sv, self.seed, self.tests)
+        top = LEVELS[self.sv] - 1
+        tables = [self._dwords([], first.tables[0])]
+        for level in range(1, top + 1):
+            below = (TABLES + 0x1000 * (level - 1)) >> 2 | V
+            fixed = [0] * 8
+            if level == 1:
+                fixed[0] = fixed[1] = below
+            elif level == 2:
+                fixed[2], fixed[3], fixed[4] = CODE >> 2 | 0xCF, CODE >> 2 | 0xDF, below
+            else:
+                fixed[0] = below
+            tables.append(self._dwords(fixed, first.tables[level]))
+        page = ".rept 256\n.dword 0x5a5aa5a5deadbeef\n.endr\n.rept 511\n.word 0x73\n.endr\n.half 0, 0x73\n"
+        return f"""
+  la t0, m_trap
+  csrw mtvec, t0
+  li t0, -1
+  csrw pmpaddr0, t0
+  li t0, 0x1f
+  csrw pmpcfg0, t0
+  li t0, 0x6000
+  csrs mstatus, t0
+  li t0, 0xf0
+  csrw senvcfg, t0
+  li t1, 0x0000007300000073
+  li t0, {SATP[self.sv] << 60 | self.rng.getrandbits(16) << 44 | (TABLES >> 12) + top}
+  csrw satp, t0
+  sfence.vma
+  li t1, 0x0000007300000073
+{"".join(tests)}
+test_{self.tests}:
+done: j done
+.balign 64
+m_trap:
+  csrr t0, mcause
+  csrr t2, mtval
+  li t2, 0x20000
+  csrc mstatus, t2
+  jr s11
+.org {TABLES - CODE:#x}
+{"".join(tables)}
+.org {DATA - CODE:#x}
+data:
+.rept 16
+{page}
+.endr
+"""
+
+    @staticmethod
+    def _dwords(fixed: list[int], values: list[int]) -> str:
+        count = len(fixed) + len(values)
+        return "".join(f".dword {v:#x}\n" for v in (*fixed, *values)) + f".zero {4096 - 8 * count}\n"
