@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from tests.lockstep.harness import Result
 
 U, S, M = 0, 1, 3
-# Every CSR of the machine (privileged manual, "CSR Listing"): M, S, U without H, 16 PMP entries, 29 counters for events.
+# Every CSR of the machine (privileged manual, "CSR Listing"): M, S, U without H, 16 PMP entries, 29 event counters.
 NAMES: dict[int, str] = {
     0x001: "fflags", 0x002: "frm", 0x003: "fcsr", 0xC00: "cycle", 0xC01: "time", 0xC02: "instret",
     **{0xC00 + i: f"hpmcounter{i}" for i in range(3, 32)},

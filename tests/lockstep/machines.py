@@ -15,7 +15,7 @@ REGISTERS = 65  # pc, x0..x31, f0..f31
 class Machine(Protocol):
     """One hart and its RAM, stepped from outside."""
 
-    def step(self) -> None: ...
+    def advance(self, n: int) -> None: ...
     def registers(self) -> tuple[int, ...]: ...
     def priv(self) -> int: ...
     def csr_read(self, number: int) -> int: ...
@@ -34,6 +34,7 @@ class SpikeMachine:
         hart = self.oracle.hart
         self.step = hart.step
         self.registers = hart.registers
+        self.pc_and_priv = hart.pc_and_priv
         self.csr_read = hart.csr_read
         self.csr_write = hart.csr_write
         self.set_x = hart.set_x
@@ -65,15 +66,15 @@ class MergedSpike(SpikeMachine):
 
     def __init__(self, code: bytes, *, at: int = DRAM, ram: int = 1 << 20, isa: str = ISA) -> None:
         super().__init__(code, at=at, ram=ram, isa=isa)
-        self.step = self._merged
 
-    def _merged(self) -> None:
+    def advance(self, n: int) -> None:
+        """Execute n instructions, with the interrupts before them."""
         hart = self._hart
-        while True:
+        while n:
             pc = hart.pc
             hart.step()
             if (trap_cause(hart, pc) or 0) >> 63 == 0:
-                return
+                n -= 1
 
 
 class PyvirtMachine:
@@ -95,9 +96,9 @@ class PyvirtMachine:
         self._x, self._f = self.hart.x, self.hart.f
         self._lines: dict[int, Any] = {}
 
-    def step(self) -> None:
-        """Run for one instruction attempted."""
-        self.core.run(self.core.icount + 1)
+    def advance(self, n: int) -> None:
+        """Run for n instructions attempted."""
+        self.core.run(self.core.icount + n)
 
     def registers(self) -> tuple[int, ...]:
         """Return pc, x0..x31, f0..f31."""

@@ -1,9 +1,9 @@
 """Programs that walk page tables: Sv39, Sv48 and Sv57 with every kind of entry at every level.
 
-The code runs on an identity map (S) or an alias with the U bit (U), or in M with MPRV. Beside these hang tables of random
-entries: permissions, U, A and D, reserved bits, N and PBMT, misaligned superpages, pointers with bits that only leaves
-may have, pointers to where nothing is. Each test is one access, in one mode, under one setting of SUM, MXR, ADUE and
-PBMTE; between tests entries are rewritten and fenced.
+The code runs on an identity map (S) or an alias with the U bit (U), or in M with MPRV. Beside these hang tables of
+random entries: permissions, U, A and D, reserved bits, N and PBMT, misaligned superpages, pointers with bits that only
+leaves may have, pointers to where nothing is. Each test is one access, in one mode, under one setting of SUM, MXR, ADUE
+and PBMTE; between tests entries are rewritten and fenced.
 """
 from __future__ import annotations
 

@@ -126,6 +126,8 @@ class SpikeHart:
         self.state = self.proc.state
         self._at = _cxx(self.state)
         self._step = self.proc.step
+        self._pc = ctypes.c_uint64.from_address(self._at)
+        self._prv = ctypes.c_uint64.from_address(self._at + _PRV)
         self._csr = self.proc.get_csr
         self._check()
 
@@ -152,6 +154,10 @@ class SpikeHart:
     def priv(self) -> int:
         """The privilege level: 0 U, 1 S, 3 M."""
         return _u64(self._at + _PRV)
+
+    def pc_and_priv(self) -> tuple[int, int]:
+        """Return pc and the privilege level, cheaper than `registers`."""
+        return self._pc.value, self._prv.value
 
     def registers(self) -> tuple[int, ...]:
         """Return pc, x0..x31, f0..f31 as 65 unsigned integers."""
