@@ -26,6 +26,7 @@ cdef enum status_t:
     ST_JUMP = 1             # done: pc is set, look it up (translation or privilege may have changed)
     ST_LEAVE = 2            # done: go back to the run loop (an interrupt line or mask moved, code was killed)
     ST_TRAP = 3             # the instruction trapped: pc is the handler's
+    ST_FAULT = 5            # a translation was refused: hart_t.fault is the cause, hart_t.fault_va the address
     ST_STOP = 4             # the machine must stop: machine_t.stop says why; pc is the instruction's, not executed
 
 
@@ -48,6 +49,12 @@ cdef enum access_t:
     ACC_FETCH = 0
     ACC_LOAD = 1
     ACC_STORE = 2
+    ACC_CBO = 3             # a cache-block operation: load or store permission will do, faults are a store's
+
+
+cdef enum drop_t:
+    DROP_W = 1
+    DROP_ALL = 7
 
 
 ctypedef void (*handler_t)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
@@ -91,6 +98,7 @@ cdef struct code_t:
     # What is decoded of one frame. `decoded` has a bit per halfword some live block was decoded from.
     uint64_t decoded[32]
     frame_t* frame
+    code_t* next            # of another ISA, for the same frame
     chunk_t* chunks
     block_t* blocks
     uint16_t* index         # open addressing by offset: block number + 1
@@ -122,6 +130,7 @@ cdef struct bank_t:
     uint32_t key            # privilege, SUM, MXR
     uint32_t live
     uint64_t used           # clock of the last selection
+    uint64_t pages          # signature of the pages with jump entries: bit (va >> 12) & 63
     tlb_t r[256]
     tlb_t w[256]
     fetch_t x[64]
@@ -131,8 +140,11 @@ cdef struct bank_t:
 cdef struct cache_t:
     bank_t* bank[16]
     uint64_t clock
-    uint32_t tlb_mask       # TLB_MASK, or less to try small TLBs
+    uint32_t limit          # entries a bank may hold at once, 0 for all: small TLBs must change nothing
+    uint32_t filled
+    uint64_t ring[64]       # pages filled last, when limit is set
     chunk_t* scratch        # one instruction at a time: across pages, from MMIO, under a fine PMP
+    void* scratch_raw       # what was allocated for it
 
 
 cdef struct region_t:
@@ -151,12 +163,16 @@ cdef struct hart_t:
     int64_t n               # budget left when the core came back
     uint64_t value          # result of a slow load
     uint64_t icount_end     # icount at which n is 0
+    uint64_t count_end      # s.count at which n is 0
+    uint64_t pending        # interrupts pending and enabled in mie when the slice began; what changes it ends the slice
     bank_t* bank_x
     bank_t* bank_d
     cache_t* cache
     machine_t* m
     uint64_t slow_pa        # of the atomic between its two halves
-    uint32_t fp_live        # the host's FP environment is this hart's
+    uint64_t fault          # cause of a refused translation
+    uint64_t fault_va
+    uint64_t fp_saved       # the caller's FP environment while the host's is this hart's
     uint32_t pmp_on         # some PMP entry is not OFF
     hart_state_t s
     uint64_t sink           # x[32]: where rd = x0 goes; must follow s
@@ -180,20 +196,29 @@ cdef struct machine_t:
     int stop                # stop_t, set where it happens
     int request             # set from any thread
     uint32_t core           # 0 threaded, 1 switch
+    frame_t* trim           # a frame with much dead code, to be thrown away when no op pointer is live
     uint64_t stop_addr      # what the stop is about: the address of a refused access
     uint64_t limit
 
 
 cdef struct core_api_t:
-    # mmu.pyx
+    # mmu.pyx: translations. They return ST_OK, ST_FAULT with `h.fault` the cause, or ST_STOP
     int (*translate)(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa) noexcept nogil
     int (*fetch_page)(hart_t* h, uint64_t va, frame_t** frame) noexcept nogil
+    int (*probe)(hart_t* h, uint64_t va, int acc, uint64_t* pa) noexcept nogil
+    int (*pmp_allows)(hart_t* h, uint64_t pa, uint64_t size, int acc, int priv) noexcept nogil
+    # tlb.pyx: banks, and what drops entries
     void (*select)(hart_t* h) noexcept nogil
     void (*drop_all)(machine_t* m) noexcept nogil
     void (*drop_frame)(machine_t* m, frame_t* frame, int what) noexcept nogil
-    int (*fill)(hart_t* h, uint64_t va, int acc, uint64_t pa) noexcept nogil
+    void (*drop_code)(machine_t* m, code_t* code) noexcept nogil
+    int (*fill_data)(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil
+    int (*fill_fetch)(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil
+    int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil
     void (*pt_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
-    void (*cache_free)(hart_t* h) noexcept nogil
+    void (*replaced)(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
+    cache_t* (*cache_new)() noexcept nogil
+    void (*cache_free)(cache_t* cache) noexcept nogil
     # access.pyx
     int (*load)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
     int (*store)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
@@ -209,19 +234,27 @@ cdef struct core_api_t:
     op_t* (*lookup)(hart_t* h, uint64_t pc) noexcept nogil
     op_t* (*link)(hart_t* h, op_t* stub) noexcept nogil
     int (*code_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
+    int (*code_trim)(machine_t* m, frame_t* frame) noexcept nogil
+    void (*code_free)(void* code) noexcept nogil
     # csr.pyx
     int (*csr_op)(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil
     int (*csr_read)(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil
     int (*csr_write)(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil
-    uint64_t (*mip)(hart_t* h) noexcept nogil
+    uint64_t (*mip)(hart_t* h, uint64_t icount) noexcept nogil
+    void (*status_changed)(hart_t* h) noexcept nogil
+    void (*pmp_changed)(hart_t* h) noexcept nogil
+    void (*fp_begin)(hart_t* h) noexcept nogil
+    void (*fp_end)(hart_t* h) noexcept nogil
     void (*fp_sync)(hart_t* h) noexcept nogil
     # trap.pyx
     int (*trap)(hart_t* h, op_t* op, int64_t n, uint64_t cause, uint64_t tval) noexcept nogil
     int (*deliver)(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil
-    uint64_t (*irq)(hart_t* h) noexcept nogil
+    uint64_t (*irq)(hart_t* h) noexcept nogil           # the interrupt to take now: its number + 1, or 0
     int (*sys)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
-    # the core
+    # hart_threaded.pyx and hart_switch.pyx
     handler_t* handlers
+    void (*run_threaded)(hart_t* h, op_t* op, int64_t n) noexcept nogil
+    void (*run_switch)(hart_t* h, op_t* op, int64_t n) noexcept nogil
 
 
 cdef inline chunk_t* chunk_of(op_t* op) noexcept nogil:

@@ -169,7 +169,7 @@ cdef inline uint64_t insn_rev8(uint64_t a) noexcept nogil:
 
 cdef inline uint64_t insn_orc_b(uint64_t a) noexcept nogil:
     # Fold each byte's bits into its lowest bit, then spread that bit over the byte.
-    a |= (a >> 4) & 0x0F0F0F0F0F0F0F0F
-    a |= (a >> 2) & 0x3333333333333333
-    a |= (a >> 1) & 0x5555555555555555
+    a |= (a >> 4) & 0x0F0F0F0F0F0F0F0FULL
+    a |= (a >> 2) & 0x3333333333333333ULL
+    a |= (a >> 1) & 0x5555555555555555ULL
     return (a & BITS_LSB_EACH) * 255
