@@ -1,0 +1,328 @@
+# cython: boundscheck=False
+"""Everything a load or a store may be besides a TLB hit: fills, device registers, misaligned and page-crossing
+accesses, atomics outside the fast path, cache-block operations, and stores by anyone else than the running hart.
+
+Owns the one way to change RAM behind the TLB (`ram_store`): what was decoded or translated from the bytes goes first.
+Slow loads and stores complete the access and go on behind it; only fills execute again (core.md, rule 10).
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from arch cimport *
+from bus cimport BUS_FAULT, BUS_OK
+from cache cimport *
+from ram cimport FRAME_CODE, FRAME_PT, RAM_OK, frame_t
+
+
+cdef enum:
+    CBO_BYTES = 64          # of a cache block, told to the guest by the device tree
+
+
+cdef inline int in_ram(machine_t* m, uint64_t pa, uint64_t size) noexcept nogil:
+    return pa - m.ram.base < m.ram.size and pa - m.ram.base + size <= m.ram.size
+
+
+# ---- device registers -------------------------------------------------------------------------------------------
+cdef region_t* region_of(machine_t* m, uint64_t pa, int width) noexcept nogil:
+    """Return the region that holds all of an access, or NULL. Regions are sorted and do not overlap."""
+    cdef uint32_t low = 0, high = m.nregions, mid
+    cdef region_t* r
+    while low < high:
+        mid = (low + high) >> 1
+        r = &m.regions[mid]
+        if pa < r.base:
+            high = mid
+        elif pa - r.base >= r.size:
+            low = mid + 1
+        else:
+            return r if pa - r.base + width <= r.size else NULL
+    return NULL
+
+
+cdef int bus_read(machine_t* m, uint64_t pa, int width, uint64_t* value) noexcept nogil:
+    cdef region_t* r = region_of(m, pa, width)
+    if r == NULL or pa & (width - 1):
+        return BUS_FAULT
+    return r.ops.read(r.ops.opaque, pa - r.base, width, value)
+
+
+cdef int bus_write(machine_t* m, uint64_t pa, int width, uint64_t value) noexcept nogil:
+    cdef region_t* r = region_of(m, pa, width)
+    if r == NULL or pa & (width - 1):
+        return BUS_FAULT
+    return r.ops.write(r.ops.opaque, pa - r.base, width, value)
+
+
+cdef int device_read(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t* value, uint64_t cause, int64_t left) noexcept nogil:
+    """Read a register for the guest; `left` is the budget at the instruction, so that the device sees the right time.
+
+    A device may be Python, which must not run in the guest's floating-point environment.
+    """
+    cdef machine_t* m = h.m
+    cdef int st
+    m.clock.icount = h.icount_end - <uint64_t>left
+    value[0] = 0
+    h.api.fp_end(h)
+    st = bus_read(m, pa, width, value)
+    h.api.fp_begin(h)
+    if st == BUS_OK:
+        return ST_LEAVE if m.leave else ST_OK
+    if st == BUS_FAULT:
+        h.fault = cause
+        h.fault_va = va
+        return ST_FAULT
+    m.stop_addr = pa
+    order_leave(m, STOP_ERROR)
+    return ST_STOP
+
+
+cdef int device_write(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t value, int64_t left) noexcept nogil:
+    cdef machine_t* m = h.m
+    cdef int st
+    m.clock.icount = h.icount_end - <uint64_t>left
+    h.api.fp_end(h)
+    st = bus_write(m, pa, width, value)
+    h.api.fp_begin(h)
+    if st == BUS_OK:
+        return ST_LEAVE if m.leave else ST_OK
+    if st == BUS_FAULT:
+        h.fault = CAUSE_STORE_ACCESS
+        h.fault_va = va
+        return ST_FAULT
+    m.stop_addr = pa
+    order_leave(m, STOP_ERROR)
+    return ST_STOP
+
+
+# ---- stores to RAM ----------------------------------------------------------------------------------------------
+cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size) noexcept nogil:
+    """Store inside one page of RAM. Returns ST_OK, ST_LEAVE when running code may have changed, or ST_STOP."""
+    cdef frame_t* frame
+    cdef uint32_t offset = pa & 4095
+    cdef int st = m.mem.own(m.ram, pa >> 12, &frame)
+    if st != RAM_OK:
+        m.stop_addr = pa
+        order_leave(m, STOP_MEMORY)
+        return ST_STOP
+    if frame.flags & FRAME_PT:
+        m.api.pt_stored(m, frame, offset, size)
+    if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, offset, size):
+        m.leave = 1
+    memcpy(frame.bytes + offset, data, size)
+    return ST_LEAVE if m.leave else ST_OK
+
+
+cdef int ram_store(machine_t* m, uint64_t pa, const void* data, uint64_t size) noexcept nogil:
+    """Store to RAM from outside the running hart (DMA, debuggers, A and D bits); drops reservations it overlaps."""
+    cdef const uint8_t* from_ = <const uint8_t*>data
+    cdef uint64_t part
+    cdef uint32_t i
+    cdef int st
+    for i in range(m.nharts):
+        if m.harts[i].s.resv_width and m.harts[i].s.resv_pa < pa + size and pa < m.harts[i].s.resv_pa + m.harts[i].s.resv_width:
+            m.harts[i].s.resv_width = 0
+    while size:
+        part = 4096 - (pa & 4095)
+        if part > size:
+            part = size
+        st = frame_store(m, pa, from_, <uint32_t>part)
+        if st == ST_STOP:
+            return st
+        from_ += part
+        pa += part
+        size -= part
+    return ST_OK
+
+
+cdef inline void frame_load(machine_t* m, uint64_t pa, void* data, uint32_t size) noexcept nogil:
+    cdef frame_t* frame = m.mem.find(m.ram, pa >> 12)
+    if frame == NULL:
+        memset(data, 0, size)
+    else:
+        memcpy(data, frame.bytes + (pa & 4095), size)
+
+
+# ---- the slow half of loads and stores --------------------------------------------------------------------------
+cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
+    """Turn a refused translation into a trap, and a stop into a pc that executes the instruction again."""
+    cdef meta_t* meta
+    if st == ST_FAULT:
+        return h.api.trap(h, op, n, h.fault, h.fault_va)
+    if st == ST_STOP:
+        meta = meta_of(op)
+        h.s.pc = h.page_va + meta.off
+        h.n = n - meta.idx
+    return st
+
+
+cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nogil:
+    """Load bytes that lie in one page; a misaligned part of a device is an access fault."""
+    cdef uint64_t pa
+    cdef int st = h.api.translate(h, va, ACC_LOAD, size, &pa)
+    if st != ST_OK:
+        return st
+    if not in_ram(h.m, pa, size):
+        h.fault = CAUSE_LOAD_ACCESS
+        h.fault_va = va
+        return ST_FAULT
+    frame_load(h.m, pa, data, size)
+    return ST_OK
+
+
+cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    cdef uint64_t pa
+    cdef int st, first
+    h.value = 0
+    if va & (width - 1):
+        first = <int>(4096 - (va & 4095))
+        if first > width:
+            first = width
+        st = load_part(h, va, first, <uint8_t*>&h.value)
+        if st == ST_OK and first < width:
+            st = load_part(h, va + first, width - first, <uint8_t*>&h.value + first)
+        return finish(h, op, n, st)
+    st = h.api.translate(h, va, ACC_LOAD, width, &pa)
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    if in_ram(h.m, pa, width):
+        frame_load(h.m, pa, &h.value, width)
+        return ST_OK
+    st = device_read(h, va, pa, width, &h.value, CAUSE_LOAD_ACCESS, n - meta_of(op).idx)
+    return finish(h, op, n, st)
+
+
+cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
+    cdef uint64_t pa, pa2 = 0
+    cdef int st, first = width
+    if va & (width - 1):
+        first = <int>(4096 - (va & 4095))
+        if first > width:
+            first = width
+    st = h.api.translate(h, va, ACC_STORE, first, &pa)
+    if st == ST_OK and first < width:
+        # Both pages must allow the store before either changes.
+        st = h.api.translate(h, va + first, ACC_STORE, width - first, &pa2)
+        if st == ST_OK and not (in_ram(h.m, pa, first) and in_ram(h.m, pa2, width - first)):
+            h.fault = CAUSE_STORE_ACCESS
+            h.fault_va = va if not in_ram(h.m, pa, first) else va + first
+            st = ST_FAULT
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    if not in_ram(h.m, pa, first):
+        if va & (width - 1):
+            h.fault = CAUSE_STORE_ACCESS
+            h.fault_va = va
+            st = ST_FAULT
+        else:
+            st = device_write(h, va, pa, width, value, n - meta_of(op).idx)
+        return finish(h, op, n, st)
+    st = frame_store(h.m, pa, &value, first)
+    if st != ST_STOP and first < width:
+        st = frame_store(h.m, pa2, <uint8_t*>&value + first, width - first)
+    return finish(h, op, n, st)
+
+
+# ---- atomics ----------------------------------------------------------------------------------------------------
+cdef int atomic_at(hart_t* h, uint64_t va, int width, int acc) noexcept nogil:
+    """Translate an atomic to h.slow_pa. Misaligned ones trap; there are none on device registers."""
+    cdef int st
+    if va & (width - 1):
+        h.fault = CAUSE_LOAD_MISALIGNED if acc == ACC_LOAD else CAUSE_STORE_MISALIGNED
+        h.fault_va = va
+        return ST_FAULT
+    st = h.api.translate(h, va, acc, width, &h.slow_pa)
+    if st == ST_OK and not in_ram(h.m, h.slow_pa, width):
+        h.fault = CAUSE_LOAD_ACCESS if acc == ACC_LOAD else CAUSE_STORE_ACCESS
+        h.fault_va = va
+        return ST_FAULT
+    return st
+
+
+cdef int access_amo_begin(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    cdef int st = atomic_at(h, va, width, ACC_STORE)
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    h.value = 0
+    frame_load(h.m, h.slow_pa, &h.value, width)
+    return ST_OK
+
+
+cdef int access_amo_end(hart_t* h, op_t* op, int width, uint64_t value, int64_t n) noexcept nogil:
+    return finish(h, op, n, frame_store(h.m, h.slow_pa, &value, width))
+
+
+cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    cdef int st = atomic_at(h, va, width, ACC_LOAD)
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    h.value = 0
+    frame_load(h.m, h.slow_pa, &h.value, width)
+    h.s.resv_pa = h.slow_pa
+    h.s.resv_width = width
+    return ST_OK
+
+
+cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
+    """Store if the reservation is on this address; an SC gives up the reservation whether it succeeds or not."""
+    cdef int st = atomic_at(h, va, width, ACC_STORE)
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    h.value = 1
+    if h.s.resv_width and h.s.resv_pa == h.slow_pa:
+        h.value = 0
+        st = frame_store(h.m, h.slow_pa, &value, width)
+        if st == ST_STOP:
+            return finish(h, op, n, st)
+    h.s.resv_width = 0
+    return st
+
+
+# ---- cache blocks -----------------------------------------------------------------------------------------------
+cdef inline int cbo_allowed(hart_t* h, uint64_t bit) noexcept nogil:
+    """Say whether menvcfg and senvcfg let the current privilege do it (chapter "CMO", "Control of CBO")."""
+    if h.s.priv == PRIV_M:
+        return 1
+    if not h.s.menvcfg & bit:
+        return 0
+    return h.s.priv == PRIV_S or h.s.senvcfg & bit
+
+
+cdef int access_cbo(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil:
+    """cbo.inval, clean, flush: no cache is modelled, so only permissions count; cbo.zero clears the block."""
+    cdef uint32_t which = meta_of(op).raw >> 20
+    cdef uint8_t zeros[64]
+    cdef uint64_t pa, bit
+    cdef int st
+    bit = ENVCFG_CBZE if which == 4 else (ENVCFG_CBIE if which == 0 else ENVCFG_CBCFE)
+    if not cbo_allowed(h, bit):
+        return h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)
+    st = h.api.translate(h, va, ACC_STORE if which == 4 else ACC_CBO, 1, &pa)
+    if st == ST_OK and not in_ram(h.m, pa, 1) and which == 4:
+        h.fault = CAUSE_STORE_ACCESS
+        h.fault_va = va
+        st = ST_FAULT
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    if which != 4:
+        return ST_OK
+    memset(&zeros[0], 0, CBO_BYTES)
+    return finish(h, op, n, frame_store(h.m, pa & ~<uint64_t>(CBO_BYTES - 1), &zeros[0], CBO_BYTES))
+
+
+cdef void fill_api(core_api_t* api) noexcept nogil:
+    api.load = access_load
+    api.store = access_store
+    api.amo_begin = access_amo_begin
+    api.amo_end = access_amo_end
+    api.lr = access_lr
+    api.sc = access_sc
+    api.cbo = access_cbo
+    api.ram_store = ram_store
+    api.bus_read = bus_read
+    api.bus_write = bus_write
+
+
+def api_capsule() -> object:
+    """Return this module's part of the core's function table."""
+    return PyCapsule_New(<void*>fill_api, "pyvirt.fill", NULL)

@@ -1,0 +1,530 @@
+# cython: boundscheck=False
+"""Control and status registers: one row per CSR with its storage, masks and side effects.
+
+A CSR without a row does not exist and raises illegal instruction. Owns WARL rules, the views (sstatus, sie, sip),
+counters and timers as functions of icount, PMP registers, and the floating-point state that CSRs show.
+Privileged manual, chapters "Control and Status Registers", "Machine-Level ISA", "Supervisor-Level ISA".
+
+To add a CSR: a row in `build_table`, and a clause in `csr_get`/`csr_set` if storage and a mask are not all of it.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from arch cimport *
+from cache cimport *
+from fpenv cimport fp_clear, fp_enter, fp_harvest, fp_leave, fp_set_rounding
+from state cimport PMP_ENTRIES, hart_state_t
+
+
+cdef enum special_t:
+    PLAIN = 0           # masked storage
+    ZERO = 1            # reads as a constant, writes are ignored
+    FCSR_PART = 2
+    STATUS = 3
+    SSTATUS_VIEW = 4
+    MIE_ALL = 5
+    SIE_VIEW = 6
+    MIP_ALL = 7
+    SIP_VIEW = 8
+    SATP_REG = 9
+    MENVCFG_REG = 10
+    STIMECMP_REG = 11
+    COUNTER = 12
+    PMPCFG_REG = 13
+    PMPADDR_REG = 14
+    INHIBIT = 15
+    DELEG = 16
+    HARTID = 17
+    ENVCFG_LOW = 18
+
+
+cdef struct csr_row_t:
+    uint8_t present
+    uint8_t special
+    uint16_t offset         # in hart_state_t
+    uint64_t mask           # writable bits, or the constant
+    uint64_t exts           # ext_t bits the hart needs
+
+
+cdef extern from *:
+    """
+    #define MSTATUS_WRITABLE 0x7e79aaULL
+    #define SSTATUS_WRITABLE 0xc6122ULL
+    #define SSTATUS_READABLE 0x80000003000de762ULL
+    #define MSTATUS_FIXED 0xa00000000ULL
+    #define MEDELEG_MASK 0xb3ffULL
+    #define SINTERRUPTS 0x222ULL
+    #define MINTERRUPTS 0xaaaULL
+    #define MENVCFG_MASK 0xe0000000000000f1ULL
+    #define SENVCFG_MASK 0xf1ULL
+    #define MISA_VALUE 0x800000000014112dULL
+    #define PMPADDR_MASK 0x003fffffffffffffULL
+    #define CSR_ALL 0xffffffffffffffffULL
+    """
+    const uint64_t MSTATUS_WRITABLE, SSTATUS_WRITABLE, SSTATUS_READABLE, MSTATUS_FIXED
+    const uint64_t MEDELEG_MASK, SINTERRUPTS, MINTERRUPTS, MENVCFG_MASK, SENVCFG_MASK, MISA_VALUE
+    const uint64_t PMPADDR_MASK, CSR_ALL
+
+
+cdef csr_row_t table[4096]
+
+
+cdef void row(int csr, int special, uint64_t* where, uint64_t mask, uint64_t exts) noexcept nogil:
+    table[csr].present = 1
+    table[csr].special = <uint8_t>special
+    table[csr].offset = <uint16_t><uint64_t>where
+    table[csr].mask = mask
+    table[csr].exts = exts
+
+
+cdef void build_table() noexcept nogil:
+    """Fill the table: CSR, kind, storage, writable bits (or the constant), extensions needed."""
+    cdef hart_state_t* s = NULL
+    cdef int i
+    cdef uint64_t smode = <uint64_t>1 << EXT_S, sstc = smode | <uint64_t>1 << EXT_SSTC
+    cdef uint64_t fp = <uint64_t>1 << EXT_F, hpm = <uint64_t>1 << EXT_ZIHPM, cntr = <uint64_t>1 << EXT_ZICNTR
+    row(CSR_FFLAGS, FCSR_PART, NULL, 0, fp)
+    row(CSR_FRM, FCSR_PART, NULL, 0, fp)
+    row(CSR_FCSR, FCSR_PART, NULL, 0, fp)
+    row(CSR_CYCLE, COUNTER, NULL, 0, cntr)
+    row(CSR_TIME, COUNTER, NULL, 0, cntr)
+    row(CSR_INSTRET, COUNTER, NULL, 0, cntr)
+    for i in range(29):
+        row(CSR_HPMCOUNTER3 + i, COUNTER, NULL, 0, hpm)
+        row(CSR_MHPMCOUNTER3 + i, ZERO, NULL, 0, 0)
+        row(CSR_MHPMEVENT3 + i, ZERO, NULL, 0, 0)
+    row(CSR_SSTATUS, SSTATUS_VIEW, NULL, 0, smode)
+    row(CSR_SIE, SIE_VIEW, NULL, 0, smode)
+    row(CSR_STVEC, PLAIN, &s.stvec, CSR_ALL & ~<uint64_t>2, smode)
+    row(CSR_SCOUNTEREN, PLAIN, &s.scounteren, 0xFFFFFFFF, smode)
+    row(CSR_SENVCFG, ENVCFG_LOW, &s.senvcfg, SENVCFG_MASK, smode)
+    row(CSR_SSCRATCH, PLAIN, &s.sscratch, CSR_ALL, smode)
+    row(CSR_SEPC, PLAIN, &s.sepc, CSR_ALL & ~<uint64_t>1, smode)
+    row(CSR_SCAUSE, PLAIN, &s.scause, CSR_ALL, smode)
+    row(CSR_STVAL, PLAIN, &s.stval, CSR_ALL, smode)
+    row(CSR_SIP, SIP_VIEW, NULL, 0, smode)
+    row(CSR_STIMECMP, STIMECMP_REG, &s.stimecmp, CSR_ALL, sstc)
+    row(CSR_SATP, SATP_REG, &s.satp, CSR_ALL, smode)
+    row(CSR_MVENDORID, ZERO, NULL, 0, 0)
+    row(CSR_MARCHID, ZERO, NULL, 0, 0)
+    row(CSR_MIMPID, ZERO, NULL, 0, 0)
+    row(CSR_MHARTID, HARTID, NULL, 0, 0)
+    row(CSR_MCONFIGPTR, ZERO, NULL, 0, 0)
+    row(CSR_MSTATUS, STATUS, NULL, 0, 0)
+    row(CSR_MISA, ZERO, NULL, MISA_VALUE, 0)
+    row(CSR_MEDELEG, DELEG, &s.medeleg, MEDELEG_MASK, smode)
+    row(CSR_MIDELEG, DELEG, &s.mideleg, SINTERRUPTS, smode)
+    row(CSR_MIE, MIE_ALL, &s.mie, MINTERRUPTS, 0)
+    row(CSR_MTVEC, PLAIN, &s.mtvec, CSR_ALL & ~<uint64_t>2, 0)
+    row(CSR_MCOUNTEREN, PLAIN, &s.mcounteren, 0xFFFFFFFF, 0)
+    row(CSR_MENVCFG, MENVCFG_REG, &s.menvcfg, MENVCFG_MASK, 0)
+    row(CSR_MSCRATCH, PLAIN, &s.mscratch, CSR_ALL, 0)
+    row(CSR_MEPC, PLAIN, &s.mepc, CSR_ALL & ~<uint64_t>1, 0)
+    row(CSR_MCAUSE, PLAIN, &s.mcause, CSR_ALL, 0)
+    row(CSR_MTVAL, PLAIN, &s.mtval, CSR_ALL, 0)
+    row(CSR_MIP, MIP_ALL, NULL, 0, 0)
+    row(CSR_PMPCFG0, PMPCFG_REG, NULL, 0, 0)
+    row(CSR_PMPCFG0 + 2, PMPCFG_REG, NULL, 0, 0)
+    for i in range(PMP_ENTRIES):
+        row(CSR_PMPADDR0 + i, PMPADDR_REG, NULL, PMPADDR_MASK, 0)
+    row(CSR_MCYCLE, COUNTER, NULL, 0, 0)
+    row(CSR_MINSTRET, COUNTER, NULL, 0, 0)
+    row(CSR_MCOUNTINHIBIT, INHIBIT, &s.mcountinhibit, 5, 0)
+
+
+# ---- what follows from other state ------------------------------------------------------------------------------
+cdef uint64_t mip_at(hart_t* h, uint64_t icount) noexcept nogil:
+    """Return mip at a moment: software's bits, the wires, and the timers as functions of time."""
+    cdef uint64_t now = time_at(h.m, icount)
+    cdef uint64_t mip = h.s.mip_sw | h.s.mip_line
+    if now >= h.s.mtimecmp:
+        mip |= <uint64_t>1 << IRQ_MTI
+    if h.s.menvcfg & ENVCFG_STCE or h.s.sbi_timer:
+        # Sstc: STIP is read-only and follows stimecmp.
+        mip &= ~(<uint64_t>1 << IRQ_STI)
+        if now >= h.s.stimecmp:
+            mip |= <uint64_t>1 << IRQ_STI
+    return mip
+
+
+cdef inline uint64_t status_read(hart_t* h) noexcept nogil:
+    cdef uint64_t v
+    if h.fp_mode == 1:
+        fp_sync(h)
+    v = h.s.mstatus | MSTATUS_FIXED
+    if (v & MSTATUS_FS) == MSTATUS_FS:
+        v |= MSTATUS_SD
+    return v
+
+
+cdef void status_changed(hart_t* h) noexcept nogil:
+    """Bring along what the hot path keeps of mstatus: the state of the floating-point unit."""
+    cdef uint64_t fs = h.s.mstatus & MSTATUS_FS
+    if fs == 0:
+        h.fp_mode = 0
+    elif fs == MSTATUS_FS and h.s.frm < 4:
+        h.fp_mode = 2
+    else:
+        h.fp_mode = 1
+
+
+cdef void pmp_changed(hart_t* h) noexcept nogil:
+    cdef int i
+    h.pmp_on = 0
+    for i in range(PMP_ENTRIES):
+        if h.s.pmpcfg[i] & 0x18:
+            h.pmp_on = 1
+    h.api.drop_all(h.m)
+
+
+# ---- floating-point state ---------------------------------------------------------------------------------------
+cdef void fp_begin(hart_t* h) noexcept nogil:
+    """Lend the host's floating-point environment to the hart."""
+    h.fp_saved = fp_enter(h.s.frm)
+
+
+cdef void fp_sync(hart_t* h) noexcept nogil:
+    """Move the host's sticky flags into fflags; raising one is a change of fcsr and makes FS dirty."""
+    cdef uint32_t flags = fp_harvest()
+    if flags:
+        h.s.fflags |= <uint8_t>flags
+        fp_clear()
+        h.s.mstatus |= MSTATUS_FS
+        status_changed(h)
+
+
+cdef void fp_end(hart_t* h) noexcept nogil:
+    fp_sync(h)
+    fp_leave(h.fp_saved)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+cdef inline int counter_allowed(hart_t* h, int bit) noexcept nogil:
+    """Say whether mcounteren and scounteren let the current privilege read a counter."""
+    if h.s.priv == PRIV_M:
+        return 1
+    if not h.s.mcounteren >> bit & 1:
+        return 0
+    return h.s.priv == PRIV_S or h.s.scounteren >> bit & 1
+
+
+cdef int counter_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
+    cdef uint64_t count = h.count_end - <uint64_t>left
+    if csr >= 0xC00 and not counter_allowed(h, csr & 31):
+        return 0
+    if csr == CSR_TIME:
+        value[0] = time_at(h.m, icount_now(h, left))
+    elif csr == CSR_CYCLE or csr == CSR_MCYCLE:
+        value[0] = h.s.cycle_bias + (0 if h.s.mcountinhibit & 1 else count)
+    elif csr == CSR_INSTRET or csr == CSR_MINSTRET:
+        value[0] = h.s.instret_bias + (0 if h.s.mcountinhibit & 4 else count)
+    else:
+        value[0] = 0
+    return 1
+
+
+cdef int csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
+    """Read a CSR whose row exists; `left` is the budget at the instruction. 0: illegal instruction."""
+    cdef csr_row_t* r = &table[csr]
+    cdef int special = r.special, i
+    cdef uint64_t v
+    if special == PLAIN or special == MENVCFG_REG or special == INHIBIT or special == DELEG or special == ENVCFG_LOW \
+            or special == MIE_ALL:
+        value[0] = (<uint64_t*>(<uint8_t*>&h.s + r.offset))[0]
+        return 1
+    if special == ZERO:
+        value[0] = r.mask
+        return 1
+    if special == STATUS:
+        value[0] = status_read(h)
+    elif special == SSTATUS_VIEW:
+        value[0] = status_read(h) & SSTATUS_READABLE
+    elif special == FCSR_PART:
+        if h.fp_mode == 0:
+            return 0
+        fp_sync(h)
+        if csr == CSR_FFLAGS:
+            value[0] = h.s.fflags
+        elif csr == CSR_FRM:
+            value[0] = h.s.frm
+        else:
+            value[0] = h.s.fflags | <uint64_t>h.s.frm << 5
+    elif special == SIE_VIEW:
+        value[0] = h.s.mie & h.s.mideleg
+    elif special == MIP_ALL:
+        value[0] = mip_at(h, icount_now(h, left))
+    elif special == SIP_VIEW:
+        value[0] = mip_at(h, icount_now(h, left)) & h.s.mideleg
+    elif special == SATP_REG:
+        if h.s.priv == PRIV_S and h.s.mstatus & MSTATUS_TVM:
+            return 0
+        value[0] = h.s.satp
+    elif special == STIMECMP_REG:
+        if h.s.priv != PRIV_M and not (h.s.mcounteren & 2 and h.s.menvcfg & ENVCFG_STCE):
+            return 0
+        value[0] = h.s.stimecmp
+    elif special == COUNTER:
+        return counter_get(h, csr, left, value)
+    elif special == HARTID:
+        value[0] = h.s.hartid
+    elif special == PMPCFG_REG:
+        v = 0
+        for i in range(8):
+            v |= <uint64_t>h.s.pmpcfg[(csr - CSR_PMPCFG0) * 4 + i] << (8 * i)
+        value[0] = v
+    elif special == PMPADDR_REG:
+        value[0] = h.s.pmpaddr[csr - CSR_PMPADDR0]
+    return 1
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------
+cdef int status_set(hart_t* h, uint64_t value, uint64_t writable) noexcept nogil:
+    """Write mstatus through a mask; returns how the instruction goes on."""
+    cdef uint64_t old = h.s.mstatus, new
+    if h.fp_mode == 1:
+        fp_sync(h)
+        old = h.s.mstatus
+    new = (old & ~writable) | (value & writable)
+    if (new & MSTATUS_MPP) == <uint64_t>2 << MSTATUS_MPP_SHIFT:
+        new &= ~MSTATUS_MPP  # WARL: there is no mode 2
+    if not h.m.exts >> EXT_F & 1:
+        new &= ~MSTATUS_FS
+    h.s.mstatus = new
+    if (old ^ new) & MSTATUS_FS:
+        # Flags raised so far belong to the time before.
+        h.s.mstatus = old
+        fp_sync(h)
+        h.s.mstatus = new
+        status_changed(h)
+    if (old ^ new) & (MSTATUS_MPRV | MSTATUS_MPP | MSTATUS_SUM | MSTATUS_MXR):
+        h.api.select(h)
+    return ST_LEAVE if (new & ~old) & (MSTATUS_SIE | MSTATUS_MIE) and h.pending else ST_OK
+
+
+cdef void pmpcfg_set(hart_t* h, uint32_t first, uint64_t value) noexcept nogil:
+    cdef int i
+    cdef uint8_t cfg
+    for i in range(8):
+        cfg = <uint8_t>(value >> (8 * i)) & 0x9F
+        if h.s.pmpcfg[first + i] & 0x80:
+            continue
+        if (cfg & 3) == 2:
+            cfg &= 0xFD  # R=0 W=1 is reserved
+        h.s.pmpcfg[first + i] = cfg
+    pmp_changed(h)
+
+
+cdef void pmpaddr_set(hart_t* h, uint32_t i, uint64_t value) noexcept nogil:
+    # A locked entry, or one that is the bottom of a locked TOR range, keeps its address.
+    if h.s.pmpcfg[i] & 0x80 or (i + 1 < PMP_ENTRIES and (h.s.pmpcfg[i + 1] & 0x98) == 0x88):
+        return
+    h.s.pmpaddr[i] = value & PMPADDR_MASK
+    pmp_changed(h)
+
+
+cdef void counter_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept nogil:
+    """Write mcycle or minstret: the next instruction reads what was written."""
+    cdef uint64_t count = h.count_end - <uint64_t>left + 1
+    if csr == CSR_MCYCLE:
+        h.s.cycle_bias = value - (0 if h.s.mcountinhibit & 1 else count)
+    else:
+        h.s.instret_bias = value - (0 if h.s.mcountinhibit & 4 else count)
+
+
+cdef void inhibit_set(hart_t* h, int64_t left, uint64_t value) noexcept nogil:
+    """Stop or start mcycle and minstret: the bias takes over what they have counted."""
+    cdef uint64_t count = h.count_end - <uint64_t>left + 1
+    cdef uint64_t flips = (h.s.mcountinhibit ^ value) & 5
+    if flips & 1:
+        h.s.cycle_bias += count if value & 1 else 0 - count
+    if flips & 4:
+        h.s.instret_bias += count if value & 4 else 0 - count
+    h.s.mcountinhibit = value & 5
+
+
+cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept nogil:
+    """Write a CSR that csr_get has allowed; returns ST_OK, ST_JUMP (translation changed) or ST_LEAVE (interrupts)."""
+    cdef csr_row_t* r = &table[csr]
+    cdef int special = r.special, mode
+    cdef uint64_t mask
+    cdef uint64_t* where = <uint64_t*>(<uint8_t*>&h.s + r.offset)
+    if special == PLAIN:
+        where[0] = value & r.mask
+        return ST_OK
+    if special == ZERO:
+        return ST_OK
+    if special == SSTATUS_VIEW:
+        return status_set(h, value, SSTATUS_WRITABLE)
+    if special == STATUS:
+        return status_set(h, value, MSTATUS_WRITABLE)
+    if special == FCSR_PART:
+        if csr == CSR_FFLAGS:
+            h.s.fflags = value & 31
+        elif csr == CSR_FRM:
+            h.s.frm = value & 7
+        else:
+            h.s.fflags = value & 31
+            h.s.frm = (value >> 5) & 7
+        fp_set_rounding(h.s.frm)
+        h.s.mstatus |= MSTATUS_FS
+        status_changed(h)
+        return ST_OK
+    if special == MIE_ALL:
+        where[0] = value & r.mask
+        return ST_LEAVE
+    if special == SIE_VIEW:
+        h.s.mie = (h.s.mie & ~h.s.mideleg) | (value & h.s.mideleg)
+        return ST_LEAVE
+    if special == MIP_ALL:
+        mask = SINTERRUPTS
+        if h.s.menvcfg & ENVCFG_STCE:
+            mask &= ~(<uint64_t>1 << IRQ_STI)
+        h.s.mip_sw = (h.s.mip_sw & ~mask) | (value & mask)
+        return ST_LEAVE
+    if special == SIP_VIEW:
+        mask = h.s.mideleg & (<uint64_t>1 << IRQ_SSI)
+        h.s.mip_sw = (h.s.mip_sw & ~mask) | (value & mask)
+        return ST_LEAVE
+    if special == SATP_REG:
+        mode = value >> SATP_MODE_SHIFT
+        if mode != SATP_BARE and not h.m.xlen_modes >> mode & 1:
+            return ST_OK  # a mode that is not offered: the whole write has no effect
+        h.s.satp = value
+        h.api.select(h)
+        return ST_JUMP
+    if special == MENVCFG_REG or special == ENVCFG_LOW:
+        return envcfg_set(h, special, where, value & r.mask)
+    if special == STIMECMP_REG:
+        h.s.stimecmp = value
+        return ST_LEAVE
+    if special == COUNTER:
+        counter_set(h, csr, left, value)
+        return ST_OK
+    if special == INHIBIT:
+        inhibit_set(h, left, value)
+        return ST_OK
+    if special == DELEG:
+        where[0] = value & r.mask
+        return ST_LEAVE
+    if special == PMPCFG_REG:
+        pmpcfg_set(h, (csr - CSR_PMPCFG0) * 4, value)
+        return ST_JUMP
+    if special == PMPADDR_REG:
+        pmpaddr_set(h, csr - CSR_PMPADDR0, value)
+        return ST_JUMP
+    return ST_OK
+
+
+cdef int envcfg_set(hart_t* h, int special, uint64_t* where, uint64_t value) noexcept nogil:
+    """Write menvcfg or senvcfg: bits of extensions that the hart lacks stay 0, CBIE = 2 is reserved."""
+    cdef uint64_t exts = h.m.exts
+    if (value & ENVCFG_CBIE) == 0x20:
+        value = (value & ~ENVCFG_CBIE) | (where[0] & ENVCFG_CBIE)
+    if not exts >> EXT_ZICBOM & 1:
+        value &= ~(ENVCFG_CBIE | ENVCFG_CBCFE)
+    if not exts >> EXT_ZICBOZ & 1:
+        value &= ~ENVCFG_CBZE
+    if not exts >> EXT_SSTC & 1:
+        value &= ~ENVCFG_STCE
+    if not exts >> EXT_SVPBMT & 1:
+        value &= ~ENVCFG_PBMTE
+    if not exts >> EXT_SVADU & 1:
+        value &= ~ENVCFG_ADUE
+    if special == MENVCFG_REG and (where[0] ^ value) & (ENVCFG_PBMTE | ENVCFG_ADUE):
+        h.api.drop_all(h.m)
+    where[0] = value
+    return ST_LEAVE if special == MENVCFG_REG else ST_OK
+
+
+# ---- the instructions -------------------------------------------------------------------------------------------
+cdef inline int exists(hart_t* h, uint32_t csr) noexcept nogil:
+    return table[csr].present and not table[csr].exts & ~h.m.exts
+
+
+cdef int csr_op(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil:
+    """Do csrrw (0), csrrs (1), csrrc (2), +4 with an immediate; n is the budget behind the instruction."""
+    cdef uint32_t csr = op.imm & 0xFFF
+    cdef int writes = (how & 3) == 0 or op.rs1 != 0
+    cdef uint64_t old = 0, operand, base, pc = h.page_va + meta_of(op).off
+    cdef int st = ST_OK, special
+    h.n = n
+    if (csr >> 8 & 3) > h.s.priv or (writes and csr >> 10 == 3) or not exists(h, csr) or not csr_get(h, csr, n + 1, &old):
+        return h.api.deliver(h, CAUSE_ILLEGAL, meta_of(op).raw, pc)
+    operand = op.rs1 if how & 4 else x[op.rs1]
+    if writes:
+        # mip and sip show wires and timers too, but only software's own bits are modified and written back.
+        special = table[csr].special
+        base = h.s.mip_sw if special == MIP_ALL or special == SIP_VIEW else old
+        if how & 3 == 1:
+            operand |= base
+        elif how & 3 == 2:
+            operand = base & ~operand
+        st = csr_set(h, csr, n + 1, operand)
+    x[op.rd] = old
+    if st == ST_OK:
+        return ST_OK
+    h.s.pc = pc + 4
+    return st
+
+
+cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
+    """Read a CSR from outside the guest, with machine privilege; 0 when it does not exist."""
+    cdef uint8_t priv = h.s.priv
+    cdef int ok
+    if csr > 4095 or not exists(h, csr):
+        return 0
+    h.s.priv = PRIV_M
+    if table[csr].special == FCSR_PART:
+        if csr == CSR_FFLAGS:
+            value[0] = h.s.fflags
+        elif csr == CSR_FRM:
+            value[0] = h.s.frm
+        else:
+            value[0] = h.s.fflags | <uint64_t>h.s.frm << 5
+        ok = 1
+    else:
+        ok = csr_get(h, csr, 0, value)
+    h.s.priv = priv
+    return ok
+
+
+cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
+    """Write a CSR from outside the guest, with machine privilege and the same WARL rules; 0 when it does not exist."""
+    cdef uint8_t priv = h.s.priv
+    cdef uint64_t saved
+    if csr > 4095 or not exists(h, csr):
+        return 0
+    h.s.priv = PRIV_M
+    saved = fp_enter(h.s.frm)
+    csr_set(h, csr, 1, value)
+    fp_clear()
+    fp_leave(saved)
+    h.s.priv = priv
+    h.api.select(h)
+    return 1
+
+
+cdef void fill_api(core_api_t* api) noexcept nogil:
+    api.csr_op = csr_op
+    api.csr_read = csr_read
+    api.csr_write = csr_write
+    api.mip = mip_at
+    api.status_changed = status_changed
+    api.pmp_changed = pmp_changed
+    api.fp_begin = fp_begin
+    api.fp_end = fp_end
+    api.fp_sync = fp_sync
+
+
+build_table()
+
+
+def api_capsule() -> object:
+    """Return this module's part of the core's function table."""
+    return PyCapsule_New(<void*>fill_api, "pyvirt.fill", NULL)
+
+
+def csr_numbers() -> list[int]:
+    """Return the numbers of all CSRs that have a row."""
+    return [i for i in range(4096) if table[i].present]

@@ -1,0 +1,723 @@
+"""The run loop, and what Python sees of it: `Core`, a machine's harts, clock, bus and caches, and `Hart`, one of them.
+
+Owns the order of things between instructions: interrupts, whose turn it is, how far to go until the next event, what
+a stop means. Time is icount: nothing here reads a host clock. Knows devices only as register files and wires.
+"""
+from bus cimport capsule_new, capsule_open, clock_t, irq_line_t, mmio_t, notify_t
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython cimport final
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+import os
+
+from arch cimport *
+from cache cimport *
+from ram cimport RAM_OK, ram_api_t, ram_t
+from state cimport HSM_STARTED, STATE_VERSION, clock_state_t, hart_state_t
+
+from pyvirt import _access, _bus, _csr, _decode, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
+
+
+cdef extern from *:
+    """
+    #define NEVER 0xffffffffffffffffULL
+    """
+    const uint64_t NEVER
+
+
+cdef enum:
+    SLICE = 4000000         # instructions between two looks at signals: some 10 ms
+    QUANTUM = 2000
+
+
+ctypedef void (*fill_fn)(core_api_t* api) noexcept nogil
+
+cdef core_api_t api
+cdef const ram_api_t* mem_api
+
+
+cdef load_api():
+    global mem_api
+    memset(&api, 0, sizeof(api))
+    for module in (_tlb, _mmu, _access, _decode, _csr, _trap, _hart_threaded, _hart_switch):
+        (<fill_fn>PyCapsule_GetPointer(module.api_capsule(), "pyvirt.fill"))(&api)
+    mem_api = <const ram_api_t*>PyCapsule_GetPointer(_memory.api_capsule(), "pyvirt.ram_api_t")
+    mem_api.set_code_free(api.code_free)
+
+
+load_api()
+THREADED_WORKS = _hart_threaded.probe()
+
+
+def choose_core() -> tuple[str, str]:
+    """Return the core that new machines use and why: PYVIRT_CORE decides, else a probe of this build."""
+    asked = os.environ.get("PYVIRT_CORE", "")
+    if asked not in ("", "threaded", "switch"):
+        raise ValueError(f"PYVIRT_CORE is {asked!r}; allowed: threaded, switch")
+    if asked == "switch":
+        return "switch", "PYVIRT_CORE asks for it"
+    if not THREADED_WORKS:
+        return "switch", "in this build handlers call instead of jump"
+    return "threaded", "PYVIRT_CORE asks for it" if asked else "handlers jump in this build"
+
+
+# ---- time -------------------------------------------------------------------------------------------------------
+cdef uint64_t icount_of(machine_t* m, uint64_t ticks) noexcept nogil:
+    """Return the first icount at which time has reached `ticks`; NEVER when that is beyond counting."""
+    cdef uint64_t t
+    if m.clock.time_offset >= 0:
+        t = ticks - <uint64_t>m.clock.time_offset if ticks > <uint64_t>m.clock.time_offset else 0
+    else:
+        t = ticks + <uint64_t>(-m.clock.time_offset)
+        if t < ticks:
+            return NEVER
+    if t >= NEVER // m.ratio:
+        return NEVER
+    return t * m.ratio
+
+
+cdef uint64_t next_event(hart_t* h) noexcept nogil:
+    """Return the icount at which a timer of this hart that mie enables comes due; those already due are pending."""
+    cdef machine_t* m = h.m
+    cdef uint64_t when = NEVER, at
+    if h.s.mie >> IRQ_MTI & 1:
+        at = icount_of(m, h.s.mtimecmp)
+        if at > m.clock.icount:
+            when = at
+    if h.s.mie >> IRQ_STI & 1 and (h.s.menvcfg & ENVCFG_STCE or h.s.sbi_timer):
+        at = icount_of(m, h.s.stimecmp)
+        if m.clock.icount < at < when:
+            when = at
+    return when
+
+
+# ---- whose turn -------------------------------------------------------------------------------------------------
+cdef inline int runnable(hart_t* h) noexcept nogil:
+    """Say whether a hart may execute now; one that waits goes on when an enabled interrupt is pending."""
+    if h.s.hsm != HSM_STARTED:
+        return 0
+    if h.s.waiting and not (api.mip(h, h.m.clock.icount) & h.s.mie):
+        return 0
+    return 1
+
+
+cdef void turn_to(machine_t* m, uint32_t i) noexcept nogil:
+    if i != m.clock.current:
+        # A reservation does not survive a change of hart, so plain stores need not look for those of others.
+        m.harts[m.clock.current].s.resv_width = 0
+        m.clock.current = i
+    m.clock.quantum_left = m.quantum
+
+
+cdef hart_t* next_hart(machine_t* m) noexcept nogil:
+    """Return the hart to run, letting time jump when all of them idle; NULL with m.stop set when nothing can happen."""
+    cdef hart_t* h = m.harts[m.clock.current]
+    cdef uint32_t k, i
+    cdef uint64_t when
+    if m.clock.quantum_left and runnable(h):
+        return h
+    while True:
+        for k in range(1, m.nharts + 1):
+            i = (m.clock.current + k) % m.nharts
+            if runnable(m.harts[i]):
+                turn_to(m, i)
+                return m.harts[i]
+        when = NEVER
+        for i in range(m.nharts):
+            if m.harts[i].s.hsm == HSM_STARTED:
+                when = min(when, next_event(m.harts[i]))
+        if when == NEVER:
+            m.stop = STOP_IDLE
+            return NULL
+        if when > m.limit:
+            m.clock.icount = m.limit
+            m.stop = STOP_LIMIT
+            return NULL
+        m.clock.icount = when
+
+
+# ---- running ----------------------------------------------------------------------------------------------------
+cdef void hart_run(hart_t* h, int64_t budget) noexcept nogil:
+    """Run a hart for up to `budget` instructions, exactly: the threaded core far from the end, the switch near it."""
+    cdef machine_t* m = h.m
+    cdef op_t* op
+    cdef jump_t* j
+    cdef int64_t reserve = BLOCK_MAX if m.core == 0 else 0
+    h.icount_end = m.clock.icount + <uint64_t>budget
+    h.count_end = h.s.count + <uint64_t>budget
+    h.n = budget
+    j = &h.jump[(h.s.pc >> 1) & JUMP_MASK]
+    if j.pc == h.s.pc:
+        op = j.op
+        h.page_va = h.s.pc & PAGE_MASK
+    else:
+        op = api.lookup(h, h.s.pc)
+    if op != NULL:
+        if m.core == 0 and budget > reserve:
+            # The threaded core looks at its budget only where blocks end: it gets less than there is.
+            h.icount_end -= <uint64_t>reserve
+            h.count_end -= <uint64_t>reserve
+            api.run_threaded(h, op, budget - reserve)
+            h.icount_end += <uint64_t>reserve
+            h.count_end += <uint64_t>reserve
+            h.n += reserve
+        else:
+            api.run_switch(h, op, budget)
+    m.clock.icount = h.icount_end - <uint64_t>h.n
+    h.s.count = h.count_end - <uint64_t>h.n
+
+
+cdef void machine_run(machine_t* m) noexcept nogil:
+    """Run until m.stop is set; m.limit is an icount."""
+    cdef hart_t* h
+    cdef uint64_t cause, budget, when, before
+    cdef hart_t* lent = NULL
+    while True:
+        m.leave = 0
+        if m.trim != NULL:
+            api.code_trim(m, m.trim)
+            m.trim = NULL
+        if m.ram.limbo_len:
+            m.mem.drain(m.ram)
+        if m.stop:
+            break
+        if m.request:
+            m.stop = STOP_REQUEST
+            break
+        if m.clock.icount >= m.limit:
+            m.stop = STOP_LIMIT
+            break
+        h = next_hart(m)
+        if h == NULL:
+            break
+        if h != lent:
+            if lent != NULL:
+                api.fp_end(lent)
+            api.fp_begin(h)
+            lent = h
+        h.s.waiting = 0
+        cause = api.irq(h)
+        if cause:
+            h.n = 0
+            h.count_end = h.s.count
+            h.icount_end = m.clock.icount
+            api.deliver(h, INTERRUPT_BIT | (cause - 1), 0, h.s.pc)
+            if m.stop:
+                break
+            api.irq(h)
+        budget = m.limit - m.clock.icount
+        when = next_event(h)
+        if when - m.clock.icount < budget:
+            budget = when - m.clock.icount
+        if m.nharts > 1 and m.clock.quantum_left < budget:
+            budget = m.clock.quantum_left
+        before = m.clock.icount
+        hart_run(h, <int64_t>budget)
+        if m.nharts > 1:
+            m.clock.quantum_left -= min(m.clock.quantum_left, m.clock.icount - before)
+    if lent != NULL:
+        api.fp_end(lent)
+
+
+# ---- wires and clock --------------------------------------------------------------------------------------------
+cdef void line_set(void* opaque, uint32_t pin, int level) noexcept nogil:
+    """Drive a wire into mip: pin is hart * 64 + bit."""
+    cdef machine_t* m = <machine_t*>opaque
+    cdef hart_t* h = m.harts[pin >> 6]
+    cdef uint64_t bit = <uint64_t>1 << (pin & 63)
+    cdef uint64_t old = h.s.mip_line
+    h.s.mip_line = old | bit if level else old & ~bit
+    if h.s.mip_line != old:
+        m.leave = 1
+
+
+cdef uint64_t clock_now(void* opaque) noexcept nogil:
+    cdef machine_t* m = <machine_t*>opaque
+    return time_at(m, m.clock.icount)
+
+
+cdef void clock_set_now(void* opaque, uint64_t ticks) noexcept nogil:
+    cdef machine_t* m = <machine_t*>opaque
+    m.clock.time_offset = <int64_t>(ticks - m.clock.icount // m.ratio)
+    m.leave = 1
+
+
+cdef uint64_t clock_get_timer(void* opaque, uint32_t hart) noexcept nogil:
+    cdef machine_t* m = <machine_t*>opaque
+    return m.harts[hart].s.mtimecmp if hart < m.nharts else 0
+
+
+cdef void clock_set_timer(void* opaque, uint32_t hart, uint64_t ticks) noexcept nogil:
+    cdef machine_t* m = <machine_t*>opaque
+    if hart < m.nharts:
+        m.harts[hart].s.mtimecmp = ticks
+        m.leave = 1
+
+
+cdef void notify(void* opaque) noexcept nogil:
+    order_leave(<machine_t*>opaque, STOP_NOTIFY)
+
+
+cdef void exit_notify(void* opaque) noexcept nogil:
+    order_leave(<machine_t*>opaque, STOP_EXIT)
+
+
+# ---- Python -----------------------------------------------------------------------------------------------------
+STOPS = {
+    STOP_LIMIT: "limit", STOP_REQUEST: "request", STOP_IDLE: "idle", STOP_MEMORY: "memory", STOP_ERROR: "error",
+    STOP_NOTIFY: "notify", STOP_SBI: "sbi", STOP_TRAP_LOOP: "trap_loop", STOP_EXIT: "exit", STOP_SLICE: "slice",
+    STOP_FIRMWARE: "firmware",
+}
+
+
+@final
+cdef class Core:
+    """The core of one machine.
+
+    ram: a `pyvirt._memory.Ram`. harts: 1 to 4095. exts: bits of arch.pxd's ext_t. ratio: instructions per tick of the
+    10 MHz time base. Devices are mapped with `map`; addresses are checked by the board.
+    """
+    cdef machine_t m
+    cdef readonly object ram
+    cdef readonly list devices
+    cdef object owners
+    cdef object bridges
+    cdef readonly bint running
+
+    def __cinit__(self, ram, *, uint32_t harts=1, uint64_t exts, uint64_t satp_modes=0x700, uint32_t ratio=100,
+                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0):
+        cdef uint32_t i
+        cdef hart_t* h
+        if not 1 <= harts <= 4095:
+            raise ValueError(f"harts is {harts}; allowed: 1 to 4095")
+        if ratio < 1:
+            raise ValueError(f"ratio is {ratio}; allowed: 1 and up")
+        if tlb_limit > 64:
+            raise ValueError(f"tlb_limit is {tlb_limit}; allowed: 0 (none) to 64")
+        if core not in (None, "threaded", "switch"):
+            raise ValueError(f"core is {core!r}; allowed: threaded, switch")
+        self.ram = ram
+        self.devices, self.owners, self.bridges = [], [], []
+        self.m.ram = <ram_t*>PyCapsule_GetPointer(ram.capsule(), "pyvirt.ram_t")
+        self.m.mem = mem_api
+        self.m.api = &api
+        self.m.ram.listener = &self.m
+        self.m.ram.replaced = api.replaced
+        self.m.ratio = ratio
+        self.m.quantum = quantum
+        self.m.builtin_sbi = builtin_sbi
+        self.m.exts = exts
+        self.m.xlen_modes = satp_modes
+        self.m.core = 1 if (core or choose_core()[0]) == "switch" else 0
+        self.m.clock.version = STATE_VERSION
+        self.m.clock.quantum_left = quantum
+        self.m.harts = <hart_t**>calloc(harts, sizeof(hart_t*))
+        if self.m.harts == NULL:
+            raise MemoryError()
+        for i in range(harts):
+            h = <hart_t*>calloc(1, sizeof(hart_t))
+            if h == NULL:
+                raise MemoryError()
+            self.m.harts[i] = h
+            self.m.nharts = i + 1
+            h.m = &self.m
+            h.api = &api
+            h.s.hartid = i
+            h.cache = api.cache_new()
+            if h.cache == NULL:
+                raise MemoryError()
+            h.cache.limit = tlb_limit
+            self.reset_hart(h)
+
+    cdef void reset_hart(self, hart_t* h) noexcept:
+        """Put a hart in its state after power-on (privileged manual, "Reset")."""
+        cdef uint32_t hartid = h.s.hartid
+        memset(&h.s, 0, sizeof(hart_state_t))
+        h.s.version = STATE_VERSION
+        h.s.hartid = hartid
+        h.s.priv = PRIV_M
+        h.s.mtimecmp = NEVER
+        h.s.stimecmp = NEVER
+        h.icount_end = self.m.clock.icount
+        h.count_end = 0
+        self.refresh(h)
+
+    cdef void refresh(self, hart_t* h) noexcept:
+        """Bring the caches along after state was changed from outside."""
+        api.status_changed(h)
+        api.pmp_changed(h)
+        h.bank_x = h.bank_d = NULL
+        api.select(h)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.m.ram != NULL:
+            self.m.ram.listener = NULL
+            self.m.ram.replaced = NULL
+        for i in range(self.m.nharts):
+            if self.m.harts[i].cache != NULL:
+                api.cache_free(self.m.harts[i].cache)
+            free(self.m.harts[i])
+        free(self.m.harts)
+        free(self.m.regions)
+
+    # -- the bus
+    def map(self, uint64_t base, uint64_t size, device) -> None:
+        """Place a register file at [base, base + size): an object with `mmio_capsule()`, or with read and write."""
+        cdef uint32_t i, at = 0
+        cdef region_t* regions
+        bridge = None
+        if not hasattr(device, "mmio_capsule"):
+            bridge = _bus.PyMmio(device, size=size)
+        capsule = (device if bridge is None else bridge).mmio_capsule()
+        regions = <region_t*>realloc(self.m.regions, (self.m.nregions + 1) * sizeof(region_t))
+        if regions == NULL:
+            raise MemoryError()
+        self.m.regions = regions
+        while at < self.m.nregions and regions[at].base < base:
+            at += 1
+        if at and regions[at - 1].base + regions[at - 1].size > base or at < self.m.nregions and base + size > regions[at].base:
+            raise ValueError(f"{device!r} at {base:#x}+{size:#x} overlaps another device")
+        for i in range(self.m.nregions, at, -1):
+            regions[i] = regions[i - 1]
+        self.owners.append(capsule_open(capsule, &regions[at].ops, sizeof(mmio_t), "pyvirt.mmio_t"))
+        regions[at].base = base
+        regions[at].size = size
+        self.m.nregions += 1
+        self.devices.append((base, size, device))
+        if bridge is None and hasattr(device, "take"):
+            bridge = device
+        if bridge is not None:
+            self.bridges.append(bridge)
+
+    def irq_line(self, uint32_t hart, uint32_t bit) -> object:
+        """Return a "pyvirt.irq_line_t" capsule that drives a bit of a hart's mip: 3 MSIP, 9 SEIP, 11 MEIP."""
+        cdef irq_line_t line
+        if hart >= self.m.nharts or bit not in (3, 9, 11):
+            raise ValueError(f"no line hart={hart} bit={bit}; allowed: hart 0 to {self.m.nharts - 1}, bits 3, 9, 11")
+        line.opaque, line.pin, line.set = &self.m, hart * 64 + bit, line_set
+        return capsule_new(&line, sizeof(irq_line_t), "pyvirt.irq_line_t", self)
+
+    def clock(self) -> object:
+        """Return a "pyvirt.clock_t" capsule of the machine's time base."""
+        cdef clock_t clock
+        clock.opaque, clock.now, clock.set_now = &self.m, clock_now, clock_set_now
+        clock.get_timer, clock.set_timer = clock_get_timer, clock_set_timer
+        return capsule_new(&clock, sizeof(clock_t), "pyvirt.clock_t", self)
+
+    def notify(self) -> object:
+        """Return a "pyvirt.notify_t" capsule: `run` comes back with stop "notify" behind the instruction."""
+        cdef notify_t note
+        note.opaque, note.fn = &self.m, notify
+        return capsule_new(&note, sizeof(notify_t), "pyvirt.notify_t", self)
+
+    def request_exit(self) -> None:
+        """Make `run` come back with stop "exit" behind the current instruction; for devices that end the guest."""
+        exit_notify(&self.m)
+
+    # -- memory
+    def mem_read(self, uint64_t pa, uint64_t n) -> bytes:
+        """Read n bytes of RAM at pa. IndexError outside RAM."""
+        return self.ram.read(pa, n)
+
+    def mem_write(self, uint64_t pa, data) -> None:
+        """Write RAM as DMA does: decoded code, translations and reservations over it go. IndexError outside RAM."""
+        cdef const uint8_t[::1] view = memoryview(data).cast("B") if len(data) else None
+        cdef uint64_t n = len(data)
+        cdef int st, leave = self.m.leave, stop = self.m.stop
+        if pa < self.m.ram.base or pa - self.m.ram.base > self.m.ram.size or n > self.m.ram.size - (pa - self.m.ram.base):
+            raise IndexError(f"{pa:#x}+{n:#x} is outside RAM {self.m.ram.base:#x}+{self.m.ram.size:#x}")
+        if n == 0:
+            return
+        with nogil:
+            st = api.ram_store(&self.m, pa, &view[0], n)
+        if st == ST_STOP:
+            self.m.stop, self.m.leave = stop, leave
+            raise MemoryError(f"no memory for the page of {self.m.stop_addr:#x}: memory_limit is {self.m.ram.limit} frames")
+        if not self.running:
+            self.m.leave = leave
+            self.drain()
+
+    cdef void drain(self) noexcept:
+        if self.m.trim != NULL:
+            api.code_trim(&self.m, self.m.trim)
+            self.m.trim = NULL
+        if self.m.ram.limbo_len:
+            self.m.mem.drain(self.m.ram)
+
+    def bus_read(self, uint64_t pa, int width) -> int:
+        """Read a device register, with its effects; IndexError where a guest would take an access fault."""
+        cdef uint64_t value = 0
+        cdef int st
+        if width not in (1, 2, 4, 8):
+            raise ValueError(f"width is {width}; allowed: 1, 2, 4, 8")
+        with nogil:
+            st = api.bus_read(&self.m, pa, width, &value)
+        self.check_bus(st, pa, width)
+        return value
+
+    def bus_write(self, uint64_t pa, int width, uint64_t value) -> None:
+        """Write a device register; IndexError where a guest would take an access fault."""
+        cdef int st
+        if width not in (1, 2, 4, 8):
+            raise ValueError(f"width is {width}; allowed: 1, 2, 4, 8")
+        with nogil:
+            st = api.bus_write(&self.m, pa, width, value)
+        self.check_bus(st, pa, width)
+
+    cdef check_bus(self, int st, uint64_t pa, int width):
+        if st == 1:
+            raise IndexError(f"no device register of width {width} at {pa:#x}")
+        if st == 2:
+            self.raise_pending()
+
+    cdef raise_pending(self):
+        for bridge in self.bridges:
+            error = bridge.take()
+            if error is not None:
+                raise error
+        raise RuntimeError("a device failed without saying why")
+
+    # -- running
+    def run(self, limit=None) -> str:
+        """Run until icount `limit` (None: no end) or a stop, and return its name (see STOPS).
+
+        Signals are looked at about every 10 ms. An exception of a Python device leaves unchanged, with the access not
+        done; another run goes on from there.
+        """
+        cdef uint64_t end = NEVER if limit is None else limit
+        cdef int stop
+        if self.running:
+            raise RuntimeError("the core is running")
+        self.running = True
+        try:
+            while True:
+                self.m.limit = end if end - self.m.clock.icount < SLICE or end < self.m.clock.icount \
+                    else self.m.clock.icount + SLICE
+                with nogil:
+                    machine_run(&self.m)
+                stop = self.m.stop
+                self.m.stop = STOP_NONE
+                if stop == STOP_LIMIT and self.m.clock.icount < end:
+                    if not self.m.request:
+                        check_signals()
+                        continue
+                    stop = STOP_REQUEST
+                if stop == STOP_REQUEST:
+                    self.m.request = 0
+                if stop == STOP_ERROR:
+                    self.raise_pending()
+                return STOPS[stop]
+        finally:
+            self.running = False
+
+    def stop(self) -> None:
+        """Ask a running core, from any thread, to come back; a run not begun yet comes back at once."""
+        self.m.request = 1
+
+    @property
+    def icount(self) -> int:
+        """Instructions attempted by all harts plus idle skips, since power-on."""
+        return self.m.clock.icount
+
+    @property
+    def time(self) -> int:
+        """Ticks of the 10 MHz time base."""
+        return time_at(&self.m, self.m.clock.icount)
+
+    @property
+    def ratio(self) -> int:
+        return self.m.ratio
+
+    @property
+    def core(self) -> str:
+        """"threaded" or "switch"."""
+        return "switch" if self.m.core else "threaded"
+
+    @property
+    def stop_addr(self) -> int:
+        """Physical address that the last memory or error stop was about."""
+        return self.m.stop_addr
+
+    def idle_until(self, uint64_t icount) -> None:
+        """Let time pass without instructions, up to `icount`; all harts must be waiting."""
+        if icount > self.m.clock.icount:
+            self.m.clock.icount = icount
+
+    @property
+    def harts(self) -> int:
+        return self.m.nharts
+
+    def hart(self, uint32_t i) -> object:
+        """Return a view of hart i."""
+        if i >= self.m.nharts:
+            raise IndexError(f"hart {i} of {self.m.nharts}")
+        return Hart(self, i)
+
+    def evict(self) -> None:
+        """Drop every cached translation; nothing a guest can notice changes."""
+        api.drop_all(&self.m)
+
+    # -- state
+    @property
+    def state(self) -> bytes:
+        """The packed state of clock and harts; assigning one of the same size and version restores it."""
+        cdef uint32_t i
+        parts = [(<uint8_t*>&self.m.clock)[:sizeof(clock_state_t)]]
+        for i in range(self.m.nharts):
+            parts.append((<uint8_t*>&self.m.harts[i].s)[:sizeof(hart_state_t)])
+        return b"".join(parts)
+
+    @state.setter
+    def state(self, bytes data) -> None:
+        cdef uint32_t i
+        cdef const uint8_t* at = data
+        cdef uint64_t size = sizeof(clock_state_t) + self.m.nharts * sizeof(hart_state_t)
+        if <uint64_t>len(data) != size:
+            raise ValueError(f"core state has {len(data)} bytes; this machine of {self.m.nharts} harts needs {size}")
+        if (<const clock_state_t*>at).version != STATE_VERSION:
+            raise ValueError(f"core state has version {(<const clock_state_t*>at).version}; allowed: {STATE_VERSION}")
+        if (<const clock_state_t*>at).current >= self.m.nharts:
+            raise ValueError(f"core state has current hart {(<const clock_state_t*>at).current} of {self.m.nharts}")
+        memcpy(&self.m.clock, at, sizeof(clock_state_t))
+        at += sizeof(clock_state_t)
+        for i in range(self.m.nharts):
+            memcpy(&self.m.harts[i].s, at, sizeof(hart_state_t))
+            self.m.harts[i].s.hartid = i
+            self.m.harts[i].s.priv &= 3
+            if self.m.harts[i].s.priv == 2:
+                self.m.harts[i].s.priv = PRIV_U
+            self.m.harts[i].icount_end = self.m.clock.icount
+            self.m.harts[i].count_end = self.m.harts[i].s.count
+            self.refresh(self.m.harts[i])
+            at += sizeof(hart_state_t)
+
+
+cdef check_signals():
+    """Let Python handle signals (KeyboardInterrupt leaves from here) and other threads run."""
+    PyErr_CheckSignals()
+
+
+@final
+cdef class Hart:
+    """One hart's architectural state, between instructions."""
+    cdef readonly Core core
+    cdef hart_t* h
+
+    def __init__(self, Core core, uint32_t i):
+        self.core = core
+        self.h = core.m.harts[i]
+
+    def x(self, int i) -> int:
+        if not 0 <= i < 32:
+            raise IndexError(f"x{i}; allowed: x0 to x31")
+        return self.h.s.x[i]
+
+    def set_x(self, int i, uint64_t value) -> None:
+        if not 0 <= i < 32:
+            raise IndexError(f"x{i}; allowed: x0 to x31")
+        if i:
+            self.h.s.x[i] = value
+
+    def f(self, int i) -> int:
+        if not 0 <= i < 32:
+            raise IndexError(f"f{i}; allowed: f0 to f31")
+        return self.h.s.f[i]
+
+    def set_f(self, int i, uint64_t value) -> None:
+        if not 0 <= i < 32:
+            raise IndexError(f"f{i}; allowed: f0 to f31")
+        self.h.s.f[i] = value
+
+    @property
+    def id(self) -> int:
+        return self.h.s.hartid
+
+    @property
+    def pc(self) -> int:
+        return self.h.s.pc
+
+    @pc.setter
+    def pc(self, uint64_t value) -> None:
+        self.h.s.pc = value & ~<uint64_t>1
+
+    @property
+    def priv(self) -> int:
+        """0 U, 1 S, 3 M."""
+        return self.h.s.priv
+
+    @priv.setter
+    def priv(self, int value) -> None:
+        if value not in (0, 1, 3):
+            raise ValueError(f"priv is {value}; allowed: 0 (U), 1 (S), 3 (M)")
+        self.h.s.priv = value
+        api.select(self.h)
+
+    @property
+    def waiting(self) -> bool:
+        """True in WFI."""
+        return bool(self.h.s.waiting)
+
+    @waiting.setter
+    def waiting(self, bint value) -> None:
+        self.h.s.waiting = value
+
+    @property
+    def hsm(self) -> int:
+        """State of the SBI HSM extension: 0 started, 1 stopped, 4 suspended."""
+        return self.h.s.hsm
+
+    @hsm.setter
+    def hsm(self, int value) -> None:
+        if value not in (0, 1, 4):
+            raise ValueError(f"hsm is {value}; allowed: 0 started, 1 stopped, 4 suspended")
+        self.h.s.hsm = value
+
+    @property
+    def count(self) -> int:
+        """Instructions attempted by this hart."""
+        return self.h.s.count
+
+    @property
+    def trap_cause(self) -> int:
+        """Cause of the trap that ended a run with "firmware"."""
+        return self.h.s.mcause
+
+    def set_sbi_timer(self, uint64_t ticks) -> None:
+        """Raise STIP when time reaches `ticks`, without menvcfg.STCE: the TIME extension of the built-in firmware."""
+        self.h.s.sbi_timer = 1
+        self.h.s.stimecmp = ticks
+
+    def set_soft_pending(self, bint level) -> None:
+        """Set or clear SSIP: an IPI of the built-in firmware."""
+        if level:
+            self.h.s.mip_sw |= <uint64_t>1 << IRQ_SSI
+        else:
+            self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
+
+    def reset(self) -> None:
+        """Put the hart in its state after power-on."""
+        self.core.reset_hart(self.h)
+
+    def csr_read(self, uint32_t csr) -> int:
+        """Read a CSR with machine privilege. KeyError when the hart has none of this number."""
+        cdef uint64_t value = 0
+        if not api.csr_read(self.h, csr, &value):
+            raise KeyError(f"CSR {csr:#x} does not exist")
+        return value
+
+    def csr_write(self, uint32_t csr, uint64_t value) -> None:
+        """Write a CSR with machine privilege, under its WARL rules. KeyError when the hart has none of this number."""
+        if not api.csr_write(self.h, csr, value):
+            raise KeyError(f"CSR {csr:#x} does not exist")
+
+    def translate(self, uint64_t va, int access=1) -> int:
+        """Return the pa of va as a load (1), store (2) or fetch (0) sees it. LookupError carries the cause."""
+        cdef uint64_t pa = 0
+        cdef int st = api.probe(self.h, va, access, &pa)
+        if st == ST_FAULT:
+            raise LookupError(self.h.fault)
+        return pa

@@ -1,0 +1,415 @@
+# cython: boundscheck=False
+"""Banks of translations by context, and everything that drops an entry.
+
+Owns which entries exist and why they go: selection of a bank for the running context (core.md, rule 7), precise
+loss on a store to a used page-table slot (rule 8), loss of every alias of a replaced frame (rule 9). A fence flushes
+nothing. What it knows of a frame it keeps in the frame: flags, the slots that fed live entries, where it was used.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from arch cimport *
+from cache cimport *
+from host cimport TAG_NONE
+from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, frame_t, pt_t
+
+
+cdef enum:
+    PT_STORES_MAX = 64      # slow stores after which a page table counts as data again
+
+
+# ---- banks -----------------------------------------------------------------------------------------------------
+cdef void bank_clear(bank_t* bank) noexcept nogil:
+    cdef int i
+    memset(&bank.r[0], 0xFF, sizeof(bank.r))
+    memset(&bank.w[0], 0xFF, sizeof(bank.w))
+    for i in range(FETCH_SIZE):
+        bank.x[i].tag = 1
+    for i in range(JUMP_SIZE):
+        bank.jump[i].pc = 1
+    bank.pages = 0
+
+
+cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp) noexcept nogil:
+    """Return the bank of a context, taking the least recently used one when there is none; NULL without memory."""
+    cdef int i, oldest = 0
+    cdef bank_t* bank
+    cache.clock += 1
+    for i in range(BANKS):
+        bank = cache.bank[i]
+        if bank == NULL:
+            bank = <bank_t*>calloc(1, sizeof(bank_t))
+            if bank == NULL:
+                break
+            cache.bank[i] = bank
+            oldest = i
+            break
+        if bank.key == key and bank.satp == satp:
+            bank.used = cache.clock
+            return bank
+        if bank.used < cache.bank[oldest].used:
+            oldest = i
+    bank = cache.bank[oldest]
+    if bank == NULL:
+        return NULL
+    bank.key = key
+    bank.satp = satp
+    bank.used = cache.clock
+    bank_clear(bank)
+    return bank
+
+
+cdef void tlb_select(hart_t* h) noexcept nogil:
+    """Point the hart at the banks of its context: fetches by privilege, data also by MPRV, SUM and MXR."""
+    cdef uint64_t status = h.s.mstatus
+    cdef uint32_t priv = h.s.priv, key
+    cdef uint64_t satp
+    satp = 0 if priv == PRIV_M else h.s.satp
+    if h.bank_x == NULL or h.bank_x.key != priv or h.bank_x.satp != satp:
+        h.bank_x = bank_find(h.cache, priv, satp)
+        h.jump = &h.bank_x.jump[0]
+    if priv == PRIV_M and status & MSTATUS_MPRV:
+        priv = (status & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT
+        satp = 0 if priv == PRIV_M else h.s.satp
+    key = priv
+    # With translation off SUM and MXR change nothing, and M-mode ignores both.
+    if satp >> SATP_MODE_SHIFT:
+        if priv == PRIV_S and status & MSTATUS_SUM:
+            key |= 4
+        if status & MSTATUS_MXR:
+            key |= 8
+    if h.bank_d == NULL or h.bank_d.key != key or h.bank_d.satp != satp:
+        h.bank_d = h.bank_x if h.bank_x.key == key and h.bank_x.satp == satp else bank_find(h.cache, key, satp)
+        # Taking a bank may have taken the fetch bank, the least recently used one.
+        if h.bank_d == h.bank_x and h.bank_x.key != h.s.priv:
+            h.bank_x = bank_find(h.cache, h.s.priv, 0 if h.s.priv == PRIV_M else h.s.satp)
+            h.jump = &h.bank_x.jump[0]
+    h.tlb_r = &h.bank_d.r[0]
+    h.tlb_w = &h.bank_d.w[0]
+
+
+cdef cache_t* cache_new() noexcept nogil:
+    """Return an empty cache with one bank, so that selection always finds one; NULL without memory."""
+    cdef cache_t* cache = <cache_t*>calloc(1, sizeof(cache_t))
+    cdef int i
+    if cache == NULL:
+        return NULL
+    for i in range(2):
+        cache.bank[i] = <bank_t*>calloc(1, sizeof(bank_t))
+        if cache.bank[i] == NULL:
+            cache_free(cache)
+            return NULL
+        cache.bank[i].key = ~<uint32_t>0
+        bank_clear(cache.bank[i])
+    return cache
+
+
+cdef void cache_free(cache_t* cache) noexcept nogil:
+    cdef int i
+    for i in range(BANKS):
+        free(cache.bank[i])
+    free(cache.scratch_raw)
+    free(cache)
+
+
+# ---- dropping ---------------------------------------------------------------------------------------------------
+cdef void drop_all(machine_t* m) noexcept nogil:
+    cdef uint32_t i
+    cdef int b
+    for i in range(m.nharts):
+        if m.harts[i].cache != NULL:
+            for b in range(BANKS):
+                if m.harts[i].cache.bank[b] != NULL:
+                    bank_clear(m.harts[i].cache.bank[b])
+
+
+cdef inline void jump_drop_range(bank_t* bank, uint64_t va, uint64_t mask) noexcept nogil:
+    cdef int i
+    for i in range(JUMP_SIZE):
+        if ((bank.jump[i].pc ^ va) & mask) == 0:
+            bank.jump[i].pc = 1
+
+
+cdef void drop_page(machine_t* m, uint64_t va, int fetch) noexcept nogil:
+    """Drop the entries of one virtual page in every bank; `fetch` says that code may have run from it."""
+    cdef uint32_t i
+    cdef int b
+    cdef cache_t* cache
+    cdef bank_t* bank
+    cdef uint64_t page = va >> 12
+    for i in range(m.nharts):
+        cache = m.harts[i].cache
+        if cache == NULL:
+            continue
+        for b in range(BANKS):
+            bank = cache.bank[b]
+            if bank == NULL:
+                break
+            if bank.r[page & TLB_MASK].tag == va:
+                bank.r[page & TLB_MASK].tag = TAG_NONE
+            if bank.w[page & TLB_MASK].tag == va:
+                bank.w[page & TLB_MASK].tag = TAG_NONE
+            if bank.x[page & FETCH_MASK].tag == va:
+                bank.x[page & FETCH_MASK].tag = 1
+            if fetch and bank.pages >> (page & 63) & 1:
+                jump_drop_range(bank, va, PAGE_MASK)
+
+
+cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits) noexcept nogil:
+    """Drop the entries of 2^shift bytes from va on, addresses compared in the `bits` that translation looks at."""
+    cdef uint32_t i
+    cdef int b, k
+    cdef cache_t* cache
+    cdef bank_t* bank
+    cdef uint64_t mask = ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << shift) - 1)
+    for i in range(m.nharts):
+        cache = m.harts[i].cache
+        if cache == NULL:
+            continue
+        for b in range(BANKS):
+            bank = cache.bank[b]
+            if bank == NULL:
+                break
+            if bank.satp >> SATP_MODE_SHIFT == 0:
+                continue
+            for k in range(TLB_SIZE):
+                if ((bank.r[k].tag ^ va) & mask) == 0:
+                    bank.r[k].tag = TAG_NONE
+                if ((bank.w[k].tag ^ va) & mask) == 0:
+                    bank.w[k].tag = TAG_NONE
+            for k in range(FETCH_SIZE):
+                if ((bank.x[k].tag ^ va) & mask) == 0:
+                    bank.x[k].tag = 1
+            jump_drop_range(bank, va, mask)
+
+
+cdef inline int maps(tlb_t* e, uint64_t host) noexcept nogil:
+    return e.tag != TAG_NONE and e.tag + <uint64_t>e.addend == host
+
+
+cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
+    """Drop every entry that leads to a frame: DROP_W its write entries, DROP_ALL also reads, fetches and jumps."""
+    cdef uint32_t i
+    cdef int b, k
+    cdef cache_t* cache
+    cdef bank_t* bank
+    cdef tlb_t* e
+    cdef uint64_t host = <uint64_t>frame.bytes
+    if what == DROP_W:
+        if not frame.flags & FRAME_WTLB:
+            return
+        frame.flags &= ~<uint32_t>FRAME_WTLB
+        for i in range(m.nharts):
+            cache = m.harts[i].cache
+            if cache == NULL:
+                continue
+            for b in range(BANKS):
+                bank = cache.bank[b]
+                if bank == NULL:
+                    break
+                if frame.w_many:
+                    for k in range(TLB_SIZE):
+                        if maps(&bank.w[k], host):
+                            bank.w[k].tag = TAG_NONE
+                else:
+                    e = &bank.w[(frame.w_va >> 12) & TLB_MASK]
+                    if maps(e, host):
+                        e.tag = TAG_NONE
+        frame.w_many = 0
+        return
+    frame.flags &= ~<uint32_t>FRAME_WTLB
+    for i in range(m.nharts):
+        cache = m.harts[i].cache
+        if cache == NULL:
+            continue
+        for b in range(BANKS):
+            bank = cache.bank[b]
+            if bank == NULL:
+                break
+            for k in range(TLB_SIZE):
+                if maps(&bank.r[k], host):
+                    bank.r[k].tag = TAG_NONE
+                if maps(&bank.w[k], host):
+                    bank.w[k].tag = TAG_NONE
+            for k in range(FETCH_SIZE):
+                if bank.x[k].frame == frame and bank.x[k].tag != 1:
+                    bank.x[k].tag = 1
+            if frame.code != NULL:
+                for k in range(JUMP_SIZE):
+                    if bank.jump[k].pc != 1 and chunk_of(bank.jump[k].op).code.frame == frame:
+                        bank.jump[k].pc = 1
+
+
+cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
+    """Drop the jump entries that lead into one set of decoded code, before its memory goes."""
+    cdef uint32_t i
+    cdef int b, k
+    cdef bank_t* bank
+    for i in range(m.nharts):
+        if m.harts[i].cache == NULL:
+            continue
+        for b in range(BANKS):
+            bank = m.harts[i].cache.bank[b]
+            if bank == NULL:
+                break
+            for k in range(JUMP_SIZE):
+                if bank.jump[k].pc != 1 and chunk_of(bank.jump[k].op).code == code:
+                    bank.jump[k].pc = 1
+
+
+cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil:
+    """Called by the tree before a shared frame gives way to a private copy (rule 9)."""
+    cdef machine_t* m = <machine_t*>machine
+    cdef pt_t* pt
+    if old == NULL:
+        return
+    drop_frame(m, old, DROP_ALL)
+    if old.code != NULL:
+        m.leave = 1  # the running block may be the old frame's
+    if old.flags & FRAME_PT and old.pt != NULL:
+        # The copy has the same entries, so what was derived from the old frame now stands on the new one.
+        pt = m.mem.pt_of(new)
+        if pt == NULL:
+            drop_all(m)
+            return
+        memcpy(pt, old.pt, sizeof(pt_t))
+        new.flags |= FRAME_PT
+
+
+# ---- page tables ------------------------------------------------------------------------------------------------
+cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil:
+    """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached."""
+    cdef pt_t* pt = frame.pt
+    cdef uint64_t cover, bit = <uint64_t>1 << (slot & 63)
+    if pt == NULL:
+        pt = m.mem.pt_of(frame)
+        if pt == NULL:
+            return 0
+    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT:
+        cover = (((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1))
+        if pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover):
+            return 1
+    cover = ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
+    if not frame.flags & FRAME_PT:
+        memset(&pt.used[0], 0, sizeof(pt.used))
+        pt.where = 0
+        drop_frame(m, frame, DROP_W)
+        frame.flags |= FRAME_PT
+    if pt.where == 0:
+        pt.where = 1
+        pt.level = level
+        pt.bits = bits
+        pt.va = va & cover
+    elif pt.where == 1 and (pt.level != level or pt.bits != bits or pt.va != va & cover):
+        pt.where = 2
+    pt.used[slot >> 6] |= bit
+    pt.stores = 0
+    return 1
+
+
+cdef void pt_forget(frame_t* frame) noexcept nogil:
+    memset(&frame.pt.used[0], 0, sizeof(frame.pt.used))
+    frame.pt.where = 0
+    frame.pt.stores = 0
+    frame.flags &= ~<uint32_t>FRAME_PT
+
+
+cdef void pt_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil:
+    """Drop what was derived from the slots that [offset, offset + size) touches; called before the bytes change."""
+    cdef pt_t* pt = frame.pt
+    cdef uint32_t slot
+    cdef int i, shift
+    cdef uint64_t bit, va, pte, live = 0
+    pt.stores += 1
+    if pt.stores > PT_STORES_MAX:
+        # It goes on being written: a page table no longer. Its write entry may come back.
+        for i in range(8):
+            live |= pt.used[i]
+        if live:
+            if pt.where == 1 and pt.level == 0:
+                drop_range(m, pt.va, 21, pt.bits)
+            else:
+                drop_all(m)
+        pt_forget(frame)
+        return
+    for slot in range(offset >> 3, ((offset + size - 1) >> 3) + 1):
+        bit = <uint64_t>1 << (slot & 63)
+        if not pt.used[slot >> 6] & bit:
+            continue
+        pte = (<uint64_t*>frame.bytes)[slot]
+        if pt.where != 1:
+            drop_all(m)
+            pt_forget(frame)
+            return
+        shift = 12 + 9 * pt.level
+        va = pt.va | <uint64_t>slot << shift
+        # Sign-extend: entries are tagged with the address as the guest wrote it.
+        va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
+        if pt.level == 0 and not pte & PTE_N:
+            drop_page(m, va, (pte & PTE_X) != 0)
+        elif pt.level == 0:
+            drop_range(m, va & ~<uint64_t>0xFFFF, 16, pt.bits)
+        else:
+            drop_range(m, va, shift, pt.bits)
+        pt.used[slot >> 6] &= ~bit
+
+
+# ---- filling ----------------------------------------------------------------------------------------------------
+cdef void limit_fill(hart_t* h, uint64_t va) noexcept nogil:
+    """Keep a bank to few entries: drop the page filled `limit` fills ago. For tests: it must change nothing."""
+    cdef cache_t* cache = h.cache
+    cdef uint32_t at = cache.filled % cache.limit
+    if cache.filled >= cache.limit:
+        drop_page(h.m, cache.ring[at], 1)
+    cache.ring[at] = va
+    cache.filled += 1
+
+
+cdef int fill_data(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil:
+    """Enter a page for reading, and for writing if `writable` and the frame is neither code nor page table."""
+    cdef uint64_t page = va & PAGE_MASK
+    cdef tlb_t* e = &h.tlb_r[(va >> 12) & TLB_MASK]
+    if h.cache.limit:
+        limit_fill(h, page)
+    e.tag = page
+    e.addend = <int64_t>(<uint64_t>frame.bytes - page)
+    if writable and not frame.flags & (FRAME_CODE | FRAME_PT):
+        e = &h.tlb_w[(va >> 12) & TLB_MASK]
+        e.tag = page
+        e.addend = <int64_t>(<uint64_t>frame.bytes - page)
+        if frame.flags & FRAME_WTLB and frame.w_va != page:
+            frame.w_many = 1
+        frame.flags |= FRAME_WTLB
+        frame.w_va = page
+    return 1
+
+
+cdef int fill_fetch(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil:
+    cdef uint64_t page = va & PAGE_MASK
+    cdef fetch_t* e = &h.bank_x.x[(va >> 12) & FETCH_MASK]
+    if h.cache.limit:
+        limit_fill(h, page)
+    e.tag = page
+    e.frame = frame
+    return 1
+
+
+cdef void fill_api(core_api_t* api) noexcept nogil:
+    api.select = tlb_select
+    api.drop_all = drop_all
+    api.drop_frame = drop_frame
+    api.drop_code = drop_code
+    api.fill_data = fill_data
+    api.fill_fetch = fill_fetch
+    api.pt_used = pt_used
+    api.pt_stored = pt_stored
+    api.replaced = frame_replaced
+    api.cache_new = cache_new
+    api.cache_free = cache_free
+
+
+def api_capsule() -> object:
+    """Return this module's part of the core's function table."""
+    return PyCapsule_New(<void*>fill_api, "pyvirt.fill", NULL)
