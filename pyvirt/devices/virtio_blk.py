@@ -45,8 +45,9 @@ class VirtioBlk(VirtioMmio):
     def config(self) -> bytes:
         # capacity, size_max, seg_max, geometry, blk_size, topology, writeback, num_queues, then discard and
         # write-zeroes limits: sectors, segments, alignment, sectors, segments, may_unmap.
-        return struct.pack("<QIIHBBIBBHIBxHIIIIIB3x", self.disk.sectors, SIZE_MAX, SEG_MAX, 0, 0, 0, SECTOR, 0, 0, 0, 0, 0, 1,
-                           ZERO_SECTORS_MAX, 1, 8, ZERO_SECTORS_MAX, 1, 0)
+        return struct.pack(
+            "<QIIHBBIBBHIBxHIIIIIB3x", self.disk.sectors, SIZE_MAX, SEG_MAX, 0, 0, 0, SECTOR, 0, 0, 0, 0, 0, 1,
+            ZERO_SECTORS_MAX, 1, 8, ZERO_SECTORS_MAX, 1, 0)
 
     def handle(self, index: int) -> None:
         while (chain := self.take(index)) is not None:
