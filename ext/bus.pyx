@@ -147,6 +147,10 @@ cdef int py_mmio_check(PyMmio self, uint64_t offset, int width) noexcept:
     return BUS_OK
 
 
+cdef inline uint64_t cut(uint64_t value, int width) noexcept nogil:
+    return value if width == 8 else value & ((<uint64_t>1 << (8 * width)) - 1)
+
+
 cdef int py_mmio_read(void* opaque, uint64_t offset, int width, uint64_t* value) noexcept with gil:
     cdef PyMmio self = <PyMmio>opaque
     if py_mmio_check(self, offset, width) != BUS_OK:
@@ -155,7 +159,7 @@ cdef int py_mmio_read(void* opaque, uint64_t offset, int width, uint64_t* value)
         found = self.device.read(offset, width)
         if not isinstance(found, int):
             raise TypeError(f"{self.device!r}: read({offset:#x}, {width}) returned {found!r}, expected an int")
-        value[0] = <uint64_t>(found & ((1 << (8 * width)) - 1))
+        value[0] = cut(<uint64_t>(found & 0xffffffffffffffff), width)
         return BUS_OK
     except BusFault:
         return BUS_FAULT
@@ -168,10 +172,8 @@ cdef int py_mmio_write(void* opaque, uint64_t offset, int width, uint64_t value)
     cdef PyMmio self = <PyMmio>opaque
     if py_mmio_check(self, offset, width) != BUS_OK:
         return BUS_FAULT
-    if width < 8:
-        value &= (<uint64_t>1 << (8 * width)) - 1
     try:
-        self.device.write(offset, width, value)
+        self.device.write(offset, width, cut(value, width))
         return BUS_OK
     except BusFault:
         return BUS_FAULT

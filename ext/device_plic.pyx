@@ -319,7 +319,12 @@ cdef class PlicRegs:
         self.drive()
 
     cdef join(self, const uint32_t* words):
-        return sum(words[i] << 32 * i for i in range(WORDS))
+        cdef object total = 0, word  # objects: the sum has more bits than any C integer
+        cdef int i
+        for i in range(WORDS):
+            word = words[i]
+            total += word << (32 * i)
+        return total
 
     cdef split(self, value, uint32_t* words):
         cdef int i

@@ -126,6 +126,8 @@ def test_state_round_trip_in_the_middle_of_a_claim() -> None:
     bench.source(10, True)
     bench.source(33, True)
     assert bench.read(claim(3)) == 10
+    bench.source(96, True)
+    assert bench.device.state["level"] == 1 << 96 | 1 << 33 | 1 << 10
     for attribute in ("state", "packed"):
         other = PlicBench(harts=2)
         setattr(other.device, attribute, getattr(bench.device, attribute))
