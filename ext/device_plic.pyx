@@ -36,7 +36,7 @@ cdef struct plic_state_t:
     uint32_t contexts
     uint32_t level[WORDS]   # what the wires carry
     uint32_t pending[WORDS]
-    uint32_t claimed[WORDS] # gateways that wait for a completion
+    uint32_t claimed[WORDS]  # gateways that wait for a completion
     uint8_t priority[SOURCES_MAX + 1]
     plic_context_t context[CONTEXTS_MAX]
 

@@ -171,24 +171,17 @@ def _load_linux(stream: Stream, name: str, target: _Target, at: int | None) -> L
 
 
 def _load_elf(stream: Stream, name: str, target: _Target) -> Loaded:
-    from elftools.common.exceptions import ELFError
-    from elftools.construct import ConstructError
     from elftools.elf.elffile import ELFFile
 
     file = stream.seekable(target.placement.size)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     _check_elf(stream.head, name)
-    try:
+    with _reading_elf(name, "program headers"):
         elf = ELFFile(file)
         if elf["e_phentsize"] != 56 and elf["e_phnum"]:
             raise LoadError(f"{name}: offset 0x36: e_phentsize is {elf['e_phentsize']}, expected 56")
         segments = [s.header for s in elf.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
-    # What pyelftools raises on a broken file is not one family.
-    except (ELFError, ConstructError, ValueError, KeyError, AttributeError, TypeError, OverflowError, OSError) as error:
-        if isinstance(error, LoadError):
-            raise
-        raise LoadError(f"{name}: program headers cannot be read: {error}; expected an intact ELF file") from error
     if not segments:
         raise LoadError(f"{name}: found no PT_LOAD segment, expected at least one")
     entry = None
@@ -211,6 +204,20 @@ def _load_elf(stream: Stream, name: str, target: _Target) -> Loaded:
     start = min(s["p_paddr"] for s in segments)
     end = max(s["p_paddr"] + s["p_memsz"] for s in segments)
     return Loaded(name=name, kind="elf", entry=entry, start=start, end=end, symbols=_symbols(elf, name))
+
+
+@contextmanager
+def _reading_elf(name: str, what: str) -> Iterator[None]:
+    """Turn what pyelftools raises on a broken file, which is no one family, into LoadError."""
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+
+    try:
+        yield
+    except LoadError:
+        raise
+    except (ELFError, ConstructError, ValueError, LookupError, ArithmeticError, OSError) as error:
+        raise LoadError(f"{name}: {what} cannot be read: {error!r}; expected an intact ELF file") from error
 
 
 def _check_elf(head: bytes, name: str) -> None:
@@ -240,12 +247,9 @@ def _copy_segment(file: IO[bytes], name: str, target: _Target, seg: Any) -> None
 
 
 def _symbols(elf: Any, name: str) -> dict[str, int]:
-    from elftools.common.exceptions import ELFError
-    from elftools.construct import ConstructError
-
     symbols: dict[str, int] = {}
-    try:
-        table = elf.get_section_bysource_name(".symtab")
+    with _reading_elf(name, "symbols"):
+        table = elf.get_section_by_name(".symtab")
         if table is None or table["sh_type"] != "SHT_SYMTAB":
             return symbols
         if table["sh_entsize"] != 24 or table["sh_size"] // 24 > SYMBOLS_MAX:
@@ -255,12 +259,6 @@ def _symbols(elf: Any, name: str) -> dict[str, int]:
             if symbol.name and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] not in (
                     "STT_SECTION", "STT_FILE"):
                 symbols[symbol.name] = symbol["st_value"]
-    except (ELFError, ConstructError, ValueError, KeyError, AttributeError, TypeError, OverflowError, OSError,
-            ZeroDivisionError, IndexError) as error:
-        if isinstance(error, LoadError):
-            raise
-        raise LoadError(f"{name}: symbols cannot be read: {error}; expected an intact ELF file, or one that was "
-                        "stripped") from error
     return symbols
 
 

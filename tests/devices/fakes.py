@@ -1,10 +1,12 @@
 """A board in miniature: memory by page, recorded lines, a clock that stands still, and a driver for split rings."""
+
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
 
 from pyvirt._bus import IrqLine, Mmio, PyClock, PyIrqLine
+
 from pyvirt.devices.base import Clock, Device, Wiring
 
 RAM_BASE, RAM_SIZE = 0x8000_0000, 1 << 20
@@ -30,7 +32,7 @@ class FakeMemory:
         out = bytearray()
         while n:
             page, at = divmod(pa, 4096)
-            piece = self.pages.get(page, bytes(4096))[at:at + n]
+            piece = self.pages.get(page, bytes(4096))[at : at + n]
             out += piece
             pa, n = pa + len(piece), n - len(piece)
         return bytes(out)
@@ -51,9 +53,14 @@ class Bench:
         self.clock = PyClock()
         self.levels = [False] * device.irqs
         self.exits: list[tuple[str, int]] = []
-        device.attach(Wiring(
-            lines=tuple(IrqLine(PyIrqLine(self._drive, i)) for i in range(device.irqs)),
-            clock=Clock(self.clock), memory=self.memory, on_exit=lambda kind, code: self.exits.append((kind, code))))
+        device.attach(
+            Wiring(
+                lines=tuple(IrqLine(PyIrqLine(self._drive, i)) for i in range(device.irqs)),
+                clock=Clock(self.clock),
+                memory=self.memory,
+                on_exit=lambda kind, code: self.exits.append((kind, code)),
+            )
+        )
         self.mmio = Mmio(device)
 
     def _drive(self, pin: int, level: bool) -> None:
@@ -118,8 +125,16 @@ class Driver:
         if notify:
             self.bench.write(0x50, queue)
 
-    def chain(self, queue: int, out: Sequence[bytes], room: Sequence[int], *, head: int = 0, notify: bool = True,
-              indirect: bool = False) -> list[int]:
+    def chain(
+        self,
+        queue: int,
+        out: Sequence[bytes],
+        room: Sequence[int],
+        *,
+        head: int = 0,
+        notify: bool = True,
+        indirect: bool = False,
+    ) -> list[int]:
         """Offer a chain of pieces to read, then pieces to write; return the addresses of the latter."""
         pieces: list[tuple[int, int, int]] = []
         for data in out:
@@ -128,8 +143,10 @@ class Driver:
             pieces.append((address, len(data), 0))
         for size in room:
             pieces.append((self.alloc(size), size, 2))
-        entries = [(a, n, f | (1 if i + 1 < len(pieces) else 0), (0 if indirect else head) + i + 1)
-                   for i, (a, n, f) in enumerate(pieces)]
+        entries = [
+            (a, n, f | (1 if i + 1 < len(pieces) else 0), (0 if indirect else head) + i + 1)
+            for i, (a, n, f) in enumerate(pieces)
+        ]
         if indirect:
             table = self.alloc(16 * len(entries))
             self.bench.memory.mem_write(table, b"".join(struct.pack("<QIHH", *e) for e in entries))

@@ -1,11 +1,11 @@
 """The bridge between the C contract of devices and Python."""
+
 from __future__ import annotations
 
 import gc
 import weakref
 
 import pytest
-
 from pyvirt._bus import BusFault, Clock, IrqLine, Mmio, PyClock, PyIrqLine, PyMmio, PyNotify
 
 
@@ -40,8 +40,9 @@ def test_python_object_serves_as_register_file() -> None:
     assert mmio.read(16, 8) == 2**64 - 1
 
 
-@pytest.mark.parametrize(("offset", "width"), [(1, 2), (2, 4), (4, 8), (0x40, 1), (0x3C, 8), (2**64 - 8, 8), (0, 3), (0, 0),
-                                               (0x30, 4)])
+@pytest.mark.parametrize(
+    ("offset", "width"), [(1, 2), (2, 4), (4, 8), (0x40, 1), (0x3C, 8), (2**64 - 8, 8), (0, 3), (0, 0), (0x30, 4)]
+)
 def test_bad_access_is_a_fault(offset: int, width: int) -> None:
     mmio = Mmio(PyMmio(Echo(), size=0x40))
     with pytest.raises(BusFault):

@@ -1,4 +1,5 @@
 """The CLINT's registers (SiFive FU540 manual, chapter 9)."""
+
 from __future__ import annotations
 
 import pytest
@@ -33,9 +34,25 @@ def test_mtime_and_mtimecmp_by_halves_and_whole() -> None:
     assert bench.clock.now == 0x5_0000_0002
 
 
-@pytest.mark.parametrize(("offset", "width"), [
-    (8, 4), (0x3FFC, 4), (0x4010, 8), (0xBFF4, 4), (0xC000, 4), (0xFFF8, 8), (0x1_0000, 4), (2**64 - 4, 4),
-    (0, 1), (0, 2), (2, 4), (4, 8), (0x4004, 8), (0, 3)])
+@pytest.mark.parametrize(
+    ("offset", "width"),
+    [
+        (8, 4),
+        (0x3FFC, 4),
+        (0x4010, 8),
+        (0xBFF4, 4),
+        (0xC000, 4),
+        (0xFFF8, 8),
+        (0x1_0000, 4),
+        (2**64 - 4, 4),
+        (0, 1),
+        (0, 2),
+        (2, 4),
+        (4, 8),
+        (0x4004, 8),
+        (0, 3),
+    ],
+)
 def test_what_is_no_register_faults(offset: int, width: int) -> None:
     bench = Bench(Clint(harts=2))
     with pytest.raises(BusFault):

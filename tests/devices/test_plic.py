@@ -1,4 +1,5 @@
 """The PLIC (RISC-V PLIC specification 1.0)."""
+
 from __future__ import annotations
 
 import pytest
@@ -108,9 +109,22 @@ def test_warl_registers() -> None:
     assert bench.read(0x1000) == 0
 
 
-@pytest.mark.parametrize(("offset", "width"), [
-    (0x1080, 4), (0x2100, 4), (0x1F_2000, 4), (0x20_0008, 4), (0x20_2000, 4), (0x5F_FFFC, 4), (0x60_0000, 4),
-    (2**64 - 4, 4), (0, 1), (0, 8), (2, 4)])
+@pytest.mark.parametrize(
+    ("offset", "width"),
+    [
+        (0x1080, 4),
+        (0x2100, 4),
+        (0x1F_2000, 4),
+        (0x20_0008, 4),
+        (0x20_2000, 4),
+        (0x5F_FFFC, 4),
+        (0x60_0000, 4),
+        (2**64 - 4, 4),
+        (0, 1),
+        (0, 8),
+        (2, 4),
+    ],
+)
 def test_what_is_no_register_faults(offset: int, width: int) -> None:
     bench = PlicBench()
     with pytest.raises(BusFault):
@@ -142,7 +156,7 @@ def test_state_round_trip_in_the_middle_of_a_claim() -> None:
 def test_no_packed_state_escapes_the_rules(data: bytes) -> None:
     bench = PlicBench()
     good = bench.device.packed
-    made_up = good[:12] + (data + bytes(len(good)))[:len(good) - 12]
+    made_up = good[:12] + (data + bytes(len(good)))[: len(good) - 12]
     bench.device.packed = made_up
     assert bench.device.state["priority"][0] == 0
     assert max(bench.device.state["threshold"]) <= 7

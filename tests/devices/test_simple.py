@@ -1,4 +1,5 @@
 """Syscon, RTC, and what all devices have in common."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,9 +11,17 @@ from pyvirt.errors import ConfigError
 from tests.devices.fakes import Bench
 
 
-@pytest.mark.parametrize(("value", "exits"), [
-    (0x5555, [("poweroff", 0)]), (0x7777, [("reboot", 0)]), (0x0001_3333, [("fail", 1)]), (0x3333, [("fail", 0)]),
-    (0x1234, []), (0, [])])
+@pytest.mark.parametrize(
+    ("value", "exits"),
+    [
+        (0x5555, [("poweroff", 0)]),
+        (0x7777, [("reboot", 0)]),
+        (0x0001_3333, [("fail", 1)]),
+        (0x3333, [("fail", 0)]),
+        (0x1234, []),
+        (0, []),
+    ],
+)
 def test_syscon_ends_the_machine(value: int, exits: list[tuple[str, int]]) -> None:
     bench = Bench(Syscon())
     bench.write(0, value)

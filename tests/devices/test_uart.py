@@ -1,11 +1,12 @@
 """The 16550A, register by register, and as Linux's driver probes it."""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from pyvirt._bus import PyNotify
+
 from pyvirt.devices.base import BusFault
 from pyvirt.devices.uart import Uart
 from tests.devices.fakes import Bench
@@ -230,7 +231,7 @@ def test_state_round_trip_with_waiting_input() -> None:
 def test_no_packed_state_escapes_the_rules(data: bytes) -> None:
     bench = UartBench()
     packed = bench.device.packed
-    bench.device.packed = packed[:4] + (data + bytes(64))[:max(len(packed) - 4, len(data))]
+    bench.device.packed = packed[:4] + (data + bytes(64))[: max(len(packed) - 4, len(data))]
     for register in range(8):
         bench.get(register)
     state = bench.device.state
@@ -251,8 +252,11 @@ def test_bad_states_are_refused() -> None:
         bench.device.state = {**bench.device.state, "ier": 256}
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), st.one_of(st.none(), st.integers(0, 255), st.binary(max_size=40))),
-                max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 7), st.one_of(st.none(), st.integers(0, 255), st.binary(max_size=40))), max_size=60
+    )
+)
 def test_line_follows_iir_and_no_sequence_breaks_it(steps: list[tuple[int, int | bytes | None]]) -> None:
     bench = UartBench()
     for register, action in steps:

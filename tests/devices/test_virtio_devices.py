@@ -1,4 +1,5 @@
 """Block, console and entropy devices, driven through their rings (virtio 1.2, sections 5.2 to 5.4)."""
+
 from __future__ import annotations
 
 import struct
@@ -62,7 +63,7 @@ def test_read_write_flush_and_id(path: Path) -> None:
     assert block.request(FLUSH) == (OK, b"")
     assert block.request(GET_ID, room=20) == (OK, b"disk-0".ljust(20, b"\0"))
     assert block.request(99, room=8)[0] == UNSUPP
-    assert path.read_bytes()[4 * 512:5 * 512] == b"\x04" * 512
+    assert path.read_bytes()[4 * 512 : 5 * 512] == b"\x04" * 512
 
 
 def test_direct_mode_reaches_the_file(path: Path) -> None:
@@ -72,11 +73,22 @@ def test_direct_mode_reaches_the_file(path: Path) -> None:
     assert path.read_bytes()[512:1536] == b"W" * 1024
 
 
-@pytest.mark.parametrize(("kind", "sector", "data", "room"), [
-    (IN, SECTORS, b"", 512), (IN, SECTORS - 1, b"", 1024), (IN, 2**64 - 1, b"", 512), (IN, 0, b"", 100),
-    (OUT, SECTORS, bytes(512), 0), (OUT, 2**55, bytes(512), 0), (OUT, 0, bytes(511), 0),
-    (DISCARD, 0, struct.pack("<QII", SECTORS, 8, 0), 0), (WRITE_ZEROES, 0, struct.pack("<QII", 0, 2**32 - 1, 0), 0),
-    (WRITE_ZEROES, 0, bytes(15), 0), (WRITE_ZEROES, 0, bytes(32), 0)])
+@pytest.mark.parametrize(
+    ("kind", "sector", "data", "room"),
+    [
+        (IN, SECTORS, b"", 512),
+        (IN, SECTORS - 1, b"", 1024),
+        (IN, 2**64 - 1, b"", 512),
+        (IN, 0, b"", 100),
+        (OUT, SECTORS, bytes(512), 0),
+        (OUT, 2**55, bytes(512), 0),
+        (OUT, 0, bytes(511), 0),
+        (DISCARD, 0, struct.pack("<QII", SECTORS, 8, 0), 0),
+        (WRITE_ZEROES, 0, struct.pack("<QII", 0, 2**32 - 1, 0), 0),
+        (WRITE_ZEROES, 0, bytes(15), 0),
+        (WRITE_ZEROES, 0, bytes(32), 0),
+    ],
+)
 def test_requests_outside_the_disk_are_io_errors(path: Path, kind: int, sector: int, data: bytes, room: int) -> None:
     block = Block(path)
     assert block.request(kind, sector, data, room)[0] == IOERR

@@ -1,4 +1,5 @@
 """The virtio transport: registers, negotiation and status (virtio 1.2, sections 3.1 and 4.2)."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,9 +27,17 @@ def test_features_are_offered_by_halves() -> None:
     assert seen == [(F_INDIRECT_DESC | F_EVENT_IDX) & 0xFFFF_FFFF, F_VERSION_1 >> 32, 0, 0]
 
 
-@pytest.mark.parametrize(("features", "accepted"), [
-    (F_VERSION_1, True), (F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC, True), (0, False), (F_EVENT_IDX, False),
-    (F_VERSION_1 | 1, False), (F_VERSION_1 | 1 << 63, False)])
+@pytest.mark.parametrize(
+    ("features", "accepted"),
+    [
+        (F_VERSION_1, True),
+        (F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC, True),
+        (0, False),
+        (F_EVENT_IDX, False),
+        (F_VERSION_1 | 1, False),
+        (F_VERSION_1 | 1 << 63, False),
+    ],
+)
 def test_features_ok_needs_version_1_and_nothing_unknown(features: int, accepted: bool) -> None:
     bench = Bench(VirtioRng())
     Driver(bench, features=features)
@@ -73,8 +82,18 @@ def test_queue_registers() -> None:
     assert bench.read(0x70) == 0xB
 
 
-@pytest.mark.parametrize(("register", "value"), [(0x38, 0), (0x38, 3), (0x38, 512), (0x38, 2**32 - 1), (0x80, RAM_BASE + 8),
-                                                 (0x90, RAM_BASE + 1), (0xA0, RAM_BASE + 2)])
+@pytest.mark.parametrize(
+    ("register", "value"),
+    [
+        (0x38, 0),
+        (0x38, 3),
+        (0x38, 512),
+        (0x38, 2**32 - 1),
+        (0x80, RAM_BASE + 8),
+        (0x90, RAM_BASE + 1),
+        (0xA0, RAM_BASE + 2),
+    ],
+)
 def test_a_bad_queue_needs_reset(register: int, value: int) -> None:
     bench = Bench(VirtioRng())
     Driver(bench, start=False)
@@ -132,16 +151,34 @@ def test_state_moves_a_device_in_service() -> None:
     assert len(driver.used(0)) == 2
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"status": 256}, r"state\['status'\] is 256"),
-    ({"interrupts": -1}, r"state\['interrupts'\] is -1"),
-    ({"queues": []}, "expected a list of 1"),
-    ({"queues": [{"size": 3}]}, "expected the keys"),
-    ({"queues": [{"size": 3, "ready": True, "desc": 0, "avail": 0, "used": 0, "next_avail": 0, "next_used": 0,
-                  "signalled": 0}]}, "size 3, expected a power of two up to 256"),
-    ({"seed": b""}, "expected 32 bytes"),
-    ({"extra": 1}, "state has keys"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"status": 256}, r"state\['status'\] is 256"),
+        ({"interrupts": -1}, r"state\['interrupts'\] is -1"),
+        ({"queues": []}, "expected a list of 1"),
+        ({"queues": [{"size": 3}]}, "expected the keys"),
+        (
+            {
+                "queues": [
+                    {
+                        "size": 3,
+                        "ready": True,
+                        "desc": 0,
+                        "avail": 0,
+                        "used": 0,
+                        "next_avail": 0,
+                        "next_used": 0,
+                        "signalled": 0,
+                    }
+                ]
+            },
+            "size 3, expected a power of two up to 256",
+        ),
+        ({"seed": b""}, "expected 32 bytes"),
+        ({"extra": 1}, "state has keys"),
+    ],
+)
 def test_hostile_states_are_refused(change: dict[str, object], words: str) -> None:
     rng = VirtioRng()
     before = rng.state

@@ -1,4 +1,5 @@
 """Split rings: honest ones, each broken rule, and random hostile ones (virtio 1.2, section 2.7)."""
+
 from __future__ import annotations
 
 import struct
@@ -31,7 +32,12 @@ def test_chain_gathers_and_scatters_across_pieces() -> None:
     memory.mem_write(RAM_BASE, b"abcdefghij")
     chain = Chain(memory, 0, [(RAM_BASE, 3), (RAM_BASE + 5, 4)], [(RAM_BASE + 100, 2), (RAM_BASE + 200, 5)])
     assert (chain.read(), chain.read(2, 3), chain.read(5), chain.read(7), chain.read(0, 0)) == (
-        b"abcfghi", b"cfg", b"hi", b"", b"")
+        b"abcfghi",
+        b"cfg",
+        b"hi",
+        b"",
+        b"",
+    )
     assert chain.write(b"0123456789") == 7
     assert (memory.mem_read(RAM_BASE + 100, 2), memory.mem_read(RAM_BASE + 200, 5)) == (b"01", b"23456")
     assert chain.write(b"XY", 1) == 2
@@ -161,8 +167,9 @@ def rule_indirect_index(d: Driver) -> None:
     indirect(d, 16, 4, (RAM_BASE, 1, 1, 1))
 
 
-@pytest.mark.parametrize("rule", [v for k, v in sorted(globals().items()) if k.startswith("rule_")],
-                         ids=lambda rule: rule.__name__[5:])
+@pytest.mark.parametrize(
+    "rule", [v for k, v in sorted(globals().items()) if k.startswith("rule_")], ids=lambda rule: rule.__name__[5:]
+)
 def test_each_broken_rule_needs_reset(rule) -> None:  # type: ignore[no-untyped-def]
     bench, driver = console()
     rule(driver)
@@ -228,15 +235,25 @@ def test_work_of_one_notification_is_bounded() -> None:
     assert memory.accesses < 8 * 1024 * 3
 
 
-addresses = st.one_of(st.integers(RAM_BASE, RAM_BASE + 256), st.integers(0, 2**64 - 1),
-                      st.sampled_from([0, 2**64 - 1, 2**64 - 16, RAM_BASE + RAM_SIZE - 1, RAM_BASE + RAM_SIZE]))
+addresses = st.one_of(
+    st.integers(RAM_BASE, RAM_BASE + 256),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0, 2**64 - 1, 2**64 - 16, RAM_BASE + RAM_SIZE - 1, RAM_BASE + RAM_SIZE]),
+)
 lengths = st.one_of(st.integers(0, 64), st.integers(0, 2**32 - 1))
 descriptors = st.lists(st.tuples(addresses, lengths, st.integers(0, 7), st.integers(0, 9)), min_size=8, max_size=8)
 
 
 @settings(max_examples=150, deadline=None)
-@given(queue=st.integers(0, 1), table=descriptors, inner=descriptors, avail=st.lists(st.integers(0, 9), min_size=8, max_size=8),
-       index=st.integers(0, 0xFFFF), flags=st.integers(0, 0xFFFF), points=st.sets(st.integers(0, 7)))
+@given(
+    queue=st.integers(0, 1),
+    table=descriptors,
+    inner=descriptors,
+    avail=st.lists(st.integers(0, 9), min_size=8, max_size=8),
+    index=st.integers(0, 0xFFFF),
+    flags=st.integers(0, 0xFFFF),
+    points=st.sets(st.integers(0, 7)),
+)
 def test_no_ring_raises_or_runs_away(queue, table, inner, avail, index, flags, points) -> None:  # type: ignore[no-untyped-def]
     bench, driver = console()
     bench.device.send(b"input")
@@ -258,8 +275,12 @@ def test_no_ring_raises_or_runs_away(queue, table, inner, avail, index, flags, p
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 0x11F), st.sampled_from([1, 2, 4]), st.one_of(st.none(), st.integers(0, 2**32 - 1))),
-                max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 0x11F), st.sampled_from([1, 2, 4]), st.one_of(st.none(), st.integers(0, 2**32 - 1))),
+        max_size=40,
+    )
+)
 def test_no_register_sequence_raises(steps: list[tuple[int, int, int | None]]) -> None:
     device = VirtioConsole()
     bench = Bench(device)
