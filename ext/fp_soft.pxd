@@ -1,14 +1,15 @@
 """Floating point in integers: every rounding operation of F and D for any of the five rounding modes, on any host.
 
-Serves static rounding modes that differ from frm, RMM, hosts without a fused multiply-add, and results at the border of the normal
-range on hosts that find tininess before rounding. Unprivileged manual, "F" and "D" extensions; IEEE 754-2019.
+Serves static rounding modes that differ from frm, RMM, hosts without a fused multiply-add, and results at the border of
+the normal range on hosts that find tininess before rounding. Unprivileged manual, "F" and "D" extensions; IEEE 754.
 
-Numbers are raw images; `p` is the precision and names the format (24: single, 53: double). A finite nonzero number is taken apart into
-an exponent e and a 64-bit significand whose top bit is set: value = sig × 2^(e - 63). An intermediate keeps all its bits or is jammed
-(bits lost are ORed into the lowest), which leaves at least 11 bits below the rounding point, so one rounding at the end is exact.
+Numbers are raw images; `p` is the precision and names the format (24: single, 53: double). A finite nonzero number is
+taken apart into an exponent e and a 64-bit significand whose top bit is set: value = sig × 2^(e - 63). An intermediate
+keeps all its bits or is jammed (bits lost are ORed into the lowest). At least 11 bits remain below the rounding point,
+so one rounding at the end is exact.
 
-flags: where the exceptions are ORed in; NULL raises them in the host's sticky flags. No function takes the address of a local, so a
-handler into which these are inlined can still end in a jump.
+flags: where the exceptions are ORed in; NULL raises them in the host's sticky flags. No function takes the address of a
+local, so a handler into which these are inlined can still end in a jump.
 """
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
@@ -39,7 +40,8 @@ cdef extern from *:
     """
     ctypedef unsigned long long pv_u128  # 128 bits in C; Cython only needs to know that it is the widest
     uint64_t FP_BOX  # upper half of a register that holds a single
-    uint64_t FP_NAN_S, FP_SIGN_S, FP_MAG_S, FP_INF_S, FP_MIN_S  # canonical NaN, sign, all but sign, infinity, smallest normal
+    # canonical NaN, sign, all but sign, infinity, smallest normal
+    uint64_t FP_NAN_S, FP_SIGN_S, FP_MAG_S, FP_INF_S, FP_MIN_S
     uint64_t FP_NAN_D, FP_SIGN_D, FP_MAG_D, FP_INF_D, FP_MIN_D
     int pv_clz(uint64_t v) noexcept nogil  # v != 0
     bint likely(bint v) noexcept nogil
@@ -53,7 +55,12 @@ cdef inline uint64_t fx_inf(int p) noexcept nogil: return FP_INF_D if p == 53 el
 cdef inline uint64_t fx_mag(uint64_t v, int p) noexcept nogil: return v & (FP_MAG_D if p == 53 else FP_MAG_S)
 cdef inline uint64_t fx_neg(uint64_t v, int p) noexcept nogil: return v ^ (FP_SIGN_D if p == 53 else FP_SIGN_S)
 cdef inline uint64_t fx_sign(uint64_t v, int p) noexcept nogil: return (v >> (63 if p == 53 else 31)) & 1
-cdef inline uint64_t fx_signed(uint64_t mag, uint64_t sign, int p) noexcept nogil: return mag | sign << (63 if p == 53 else 31)
+
+
+cdef inline uint64_t fx_signed(uint64_t m, uint64_t sign, int p) noexcept nogil:
+    return m | sign << (63 if p == 53 else 31)
+
+
 cdef inline int fx_emin(int p) noexcept nogil: return -1022 if p == 53 else -126
 cdef inline bint fx_isnan(uint64_t v, int p) noexcept nogil: return fx_mag(v, p) > fx_inf(p)
 
@@ -127,7 +134,8 @@ cdef inline uint64_t fx_round(uint64_t sign, int e, uint64_t sig, int rm, int p,
     if rest != 0:
         f = FP_NX | FP_UF if tiny else FP_NX
         q += fx_up(sign, q & 1, rest, half, rm)
-    bits = (<uint64_t>(e - fx_emin(p)) << (p - 1)) + q  # the leading one of q makes a normal's exponent field, a carry its next
+    # The leading one of q makes a normal's exponent field; a carry makes its next.
+    bits = (<uint64_t>(e - fx_emin(p)) << (p - 1)) + q
     if bits >= fx_inf(p):
         f = FP_OF | FP_NX
         bits = fx_inf(p)
@@ -142,7 +150,7 @@ cdef inline uint64_t fx_round(uint64_t sign, int e, uint64_t sig, int rm, int p,
 
 cdef inline uint64_t fx_sum(uint64_t sa, int ea, pv_u128 xa, uint64_t sb, int eb, pv_u128 xb, int rm, int p,
                             uint32_t* flags) noexcept nogil:
-    """Add x × 2^(e - 126) twice: each x has its top bit at 126 and at least two low zeros, which is room for the jammed bit."""
+    """Add two numbers x × 2^(e - 126). Each x has its top bit at 126 and low zeros: room for the jammed bit."""
     cdef uint64_t s, hi, lo
     cdef int e, d
     cdef pv_u128 x
@@ -185,7 +193,8 @@ cdef inline uint64_t fx_add(uint64_t a, uint64_t b, int rm, int p, uint32_t* fla
         if ma != mb:
             return a if mb == 0 else b
         return a if sa == sb else fx_signed(0, rm == RM_RDN, p)
-    return fx_sum(sa, fx_exp(ma, p), <pv_u128>fx_sig(ma, p) << 63, sb, fx_exp(mb, p), <pv_u128>fx_sig(mb, p) << 63, rm, p, flags)
+    return fx_sum(sa, fx_exp(ma, p), <pv_u128>fx_sig(ma, p) << 63,
+                  sb, fx_exp(mb, p), <pv_u128>fx_sig(mb, p) << 63, rm, p, flags)
 
 
 cdef inline uint64_t fx_fma(uint64_t a, uint64_t b, uint64_t c, int rm, int p, uint32_t* flags) noexcept nogil:
@@ -256,7 +265,7 @@ cdef inline uint64_t fx_div(uint64_t a, uint64_t b, int rm, int p, uint32_t* fla
 cdef inline uint64_t fx_sqrt(uint64_t a, int rm, int p, uint32_t* flags) noexcept nogil:
     cdef uint64_t ma = fx_mag(a, p), root = 0
     cdef pv_u128 x, rest = 0, t
-    cdef int e, i
+    cdef int e, _
     if ma > fx_inf(p):
         return fx_invalid(p, flags) if fx_issnan(a, p) else fx_nan(p)
     if ma == 0:
@@ -267,7 +276,7 @@ cdef inline uint64_t fx_sqrt(uint64_t a, int rm, int p, uint32_t* flags) noexcep
         return a
     e = fx_exp(ma, p)
     x = <pv_u128>fx_sig(ma, p) << (63 + (e & 1))
-    for i in range(64):  # the 64-bit root digit by digit, two bits of the radicand each
+    for _ in range(64):  # the 64-bit root digit by digit, two bits of the radicand each
         rest = rest << 2 | x >> 126
         x = x << 2
         t = <pv_u128>root << 2 | 1

@@ -119,15 +119,17 @@ HAS_FMA = bool(pv_has_fma())
 PATHS = ("native", "soft", "fallback")
 
 
+cdef bint _rounds(body_t* body) noexcept nogil:
+    return body.soft_one != NULL or body.soft_two != NULL or body.soft_three != NULL
+
+
 def names():
     """Return {instruction name: (number of operands, whether it has an rm field)}."""
-    return {
-        name: (BODIES[i].operands, BODIES[i].soft_one != NULL or BODIES[i].soft_two != NULL or BODIES[i].soft_three != NULL)
-        for name, i in _INDEX.items()
-    }
+    return {name: (BODIES[i].operands, _rounds(&BODIES[i])) for name, i in _INDEX.items()}
 
 
-cdef uint64_t _run(body_t* body, int path, uint64_t a, uint64_t b, uint64_t c, int rm, uint32_t* flags) noexcept nogil:
+cdef uint64_t _run(body_t* body, int path, uint64_t a, uint64_t b, uint64_t c, int rm,
+                   uint32_t* flags) noexcept nogil:
     if path == 0:
         if body.operands == 1:
             return body.one(a)
@@ -141,15 +143,16 @@ cdef uint64_t _run(body_t* body, int path, uint64_t a, uint64_t b, uint64_t c, i
     return body.soft_three(a, b, c, rm, flags)
 
 
-def call(str name, uint64_t a, uint64_t b=0, uint64_t c=0, int rm=0, *, str path="native", uint32_t raised=0, int frm=-1):
+def call(str name, uint64_t a, uint64_t b=0, uint64_t c=0, *,
+         int rm=0, str path="native", uint32_t raised=0, int frm=-1):
     """Run one body on register values; return (result, flags).
 
-    path: "native" (the host rounds by rm), "soft" (flags through the pointer) or "fallback" (soft, flags raised in the host).
+    path: "native" (the host rounds by rm), "soft" (flags through the pointer), "fallback" (soft, flags to the host).
     raised: flags already set before the call. frm: the host's mode during a soft body; rm if negative.
     """
     cdef body_t* body = &BODIES[<int>_INDEX[name]]
     cdef int how = PATHS.index(path)
-    if how and body.soft_one == NULL and body.soft_two == NULL and body.soft_three == NULL:
+    if how and not _rounds(body):
         raise ValueError(f"path={path!r}: {name} has no rm field, allowed is 'native'")
     cdef uint32_t flags = raised
     cdef uint64_t saved, result
@@ -184,7 +187,7 @@ def environment():
 
 
 def walk(steps):
-    """Run ("round", rm), ("raise", flags), ("clear", 0) and ("read", 0) steps in one slice; return what the "read" steps saw.
+    """Run ("round", rm), ("raise", flags), ("clear", 0) and ("read", 0) steps in one slice; return what "read" saw.
 
     A read gives (rounding mode, flags). The caller's environment is restored at the end.
     """

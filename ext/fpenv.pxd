@@ -1,8 +1,9 @@
 """The host's floating-point environment, lent to the guest while a slice runs.
 
-The host's sticky exception flags are the guest's fflags: `fp_enter` clears them and sets the rounding mode to frm, `fp_harvest` reads
-them, `fp_leave` gives the caller's environment back. Owns the access to MXCSR (x86-64) and FPCR/FPSR (arm64), with <fenv.h> elsewhere,
-and the casts between register images and C floats. Unprivileged manual, "F" extension, "Floating-Point Control and Status Register".
+The host's sticky exception flags are the guest's fflags: `fp_enter` clears them and sets the rounding mode to frm,
+`fp_harvest` reads them, `fp_leave` gives the caller's environment back. Owns the access to MXCSR (x86-64) and FPCR/FPSR
+(arm64), with <fenv.h> elsewhere, the casts between register images and C floats, and the host operations that C does
+not name. Unprivileged manual, "F" extension, "Floating-Point Control and Status Register".
 
     saved = fp_enter(h.frm)             # before the first f instruction of a slice
     ... handlers ...
@@ -10,8 +11,9 @@ and the casts between register images and C floats. Unprivileged manual, "F" ext
     fp_clear()                          # a guest write of fcsr: the bits written then live in h.fflags alone
     fp_leave(saved)                     # before each call into Python; at the end
 
-Every access is a compiler barrier. That orders it against the instruction bodies, which take their operands from memory the compiler
-cannot follow and store their results there; a body whose result is stored nowhere has no such order and may vanish.
+Every access is a compiler barrier. That orders it against the instruction bodies, which take their operands from memory
+the compiler cannot follow and store their results there; one whose result is stored nowhere has no such order and may
+vanish.
 """
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
@@ -56,7 +58,7 @@ cdef extern from *:
     static inline uint64_t pv_of_d(double d) { uint64_t v; memcpy(&v, &d, 8); return v; }
     static inline float pv_to_s(uint32_t v) { float f; memcpy(&f, &v, 4); return f; }
     static inline uint32_t pv_of_s(float f) { uint32_t v; memcpy(&v, &f, 4); return v; }
-    /* The canonical NaN, hidden: a compiler that knows an operand to be NaN forgets what the other one, signalling, raises. */
+    /* The canonical NaN, hidden: a compiler that sees one operand is NaN forgets what the other, signalling, raises. */
     #if defined(_MSC_VER)
     static inline float pv_nan_s(void) { volatile uint32_t v = 0x7fc00000u; return pv_to_s(v); }
     #else
@@ -64,7 +66,7 @@ cdef extern from *:
     #endif
 
     #if defined(__x86_64__) || defined(_M_X64)
-    /* ---- x86-64. MXCSR: flags IE DE ZE OE UE PE in bits 0-5, their masks in 7-12, rounding in 13-14 (RN, RD, RU, RZ). */
+    /* ---- x86-64. MXCSR: flags IE DE ZE OE UE PE in bits 0-5, masks in 7-12, rounding in 13-14 (RN, RD, RU, RZ). */
     #include <emmintrin.h>
     #define PV_TINY_BEFORE 0
     #define PV_MXCSR_FLAGS 0x3fu
@@ -99,11 +101,14 @@ cdef extern from *:
     static inline double pv_sqrt_d(double d) { return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(d))); }
     static inline float pv_sqrt_s(float f) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(f))); }
     #if defined(__GNUC__) || defined(__clang__)
-    /* comisd by name: a compiler may choose the quiet ucomisd for `<`, and gcc 12's _mm_comilt_sd forgets NaN. b > a: "above". */
-    static inline int pv_lt_d(double a, double b) { int r; __asm__("comisd %1, %2" : "=@cca"(r) : "xm"(a), "x"(b)); return r; }
-    static inline int pv_le_d(double a, double b) { int r; __asm__("comisd %1, %2" : "=@ccae"(r) : "xm"(a), "x"(b)); return r; }
-    static inline int pv_lt_s(float a, float b) { int r; __asm__("comiss %1, %2" : "=@cca"(r) : "xm"(a), "x"(b)); return r; }
-    static inline int pv_le_s(float a, float b) { int r; __asm__("comiss %1, %2" : "=@ccae"(r) : "xm"(a), "x"(b)); return r; }
+    /* comisd by name: a compiler may choose the quiet ucomisd for `<`, and gcc 12's _mm_comilt_sd is true for NaN.
+       It compares b with a: "above" is b > a, and false for NaN. */
+    #define PV_COMI(name, type, insn, cc) \
+        static inline int name(type a, type b) { int r; __asm__(insn " %1, %2" : cc(r) : "xm"(a), "x"(b)); return r; }
+    PV_COMI(pv_lt_d, double, "comisd", "=@cca")
+    PV_COMI(pv_le_d, double, "comisd", "=@ccae")
+    PV_COMI(pv_lt_s, float, "comiss", "=@cca")
+    PV_COMI(pv_le_s, float, "comiss", "=@ccae")
     /* By hand, so that no -mfma is needed; libgcc looks at CPUID and XCR0 once, before main. */
     static inline int pv_has_fma(void) { return __builtin_cpu_supports("fma") != 0; }
     static inline double pv_fma_d(double a, double b, double c) {
@@ -119,12 +124,15 @@ cdef extern from *:
     static inline float pv_fma_s(float a, float b, float c) { return a * b + c; }
     #endif
     #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-    /* ---- arm64. FPCR: rounding in 22-23 (RN, RP, RM, RZ), no traps, DN and FZ off; FPSR: IOC DZC OFC UFC IXC in bits 0-4. */
+    /* ---- arm64. FPCR: rounding in 22-23 (RN, RP, RM, RZ), no traps, DN and FZ off; FPSR: IOC DZC OFC UFC IXC. */
     #define PV_TINY_BEFORE 1
-    static inline uint64_t pv_fpcr_get(void) { uint64_t v; __asm__ volatile("mrs %0, fpcr" : "=r"(v) :: "memory"); return v; }
-    static inline void pv_fpcr_set(uint64_t v) { __asm__ volatile("msr fpcr, %0" :: "r"(v) : "memory"); }
-    static inline uint64_t pv_fpsr_get(void) { uint64_t v; __asm__ volatile("mrs %0, fpsr" : "=r"(v) :: "memory"); return v; }
-    static inline void pv_fpsr_set(uint64_t v) { __asm__ volatile("msr fpsr, %0" :: "r"(v) : "memory"); }
+    #define PV_SYSREG(reg) \
+        static inline uint64_t pv_##reg##_get(void) { \
+            uint64_t v; __asm__ volatile("mrs %0, " #reg : "=r"(v) :: "memory"); return v; \
+        } \
+        static inline void pv_##reg##_set(uint64_t v) { __asm__ volatile("msr " #reg ", %0" :: "r"(v) : "memory"); }
+    PV_SYSREG(fpcr)
+    PV_SYSREG(fpsr)
     /* two bits per frm: RNE 0, RTZ 3, RDN 2, RUP 1 */
     static inline uint64_t pv_rc(uint32_t frm) { return (uint64_t)((0x6cu >> (2 * (frm & 7))) & 3) << 22; }
     static inline uint64_t fp_enter(uint32_t frm) {
@@ -142,13 +150,16 @@ cdef extern from *:
         return ((c >> 4) & 1) | ((c >> 2) & 2) | (c & 4) | ((c << 2) & 8) | ((c << 4) & 16);
     }
     static inline void fp_raise(uint32_t f) {
-        pv_fpsr_set(pv_fpsr_get() | ((f & 1) << 4) | ((f & 2) << 2) | (f & 4) | ((f & 8) >> 2) | ((f & 16) >> 4));
+        pv_fpsr_set(pv_fpsr_get() | (f & 1) << 4 | (f & 2) << 2 | (f & 4) | (f & 8) >> 2 | (f & 16) >> 4);
     }
     static inline uint64_t fp_mark(void) { return pv_fpsr_get(); }
-    static inline uint64_t fp_tie(uint64_t v, uint64_t mark) { __asm__ volatile("" : "+r"(v) : "r"(mark)); return v; }
+    static inline uint64_t fp_tie(uint64_t v, uint64_t mark) {
+        __asm__ volatile("" : "+r"(v) : "r"(mark));
+        return v;
+    }
     static inline void fp_rewind(uint64_t mark) { pv_fpsr_set(mark); }
     #else
-    /* ---- any other host: <fenv.h>. Nothing is known of its tininess, so results at the border are always redone in software. */
+    /* ---- any other host: <fenv.h>. Its tininess is not known, so results at the border are redone in software. */
     #include <fenv.h>
     #define PV_TINY_BEFORE 1
     static inline int pv_rc(uint32_t frm) {
@@ -165,8 +176,8 @@ cdef extern from *:
         PV_BARRIER();
         int c = fetestexcept(FE_ALL_EXCEPT);
         PV_BARRIER();
-        return (c & FE_INEXACT ? 1 : 0) | (c & FE_UNDERFLOW ? 2 : 0) | (c & FE_OVERFLOW ? 4 : 0) | (c & FE_DIVBYZERO ? 8 : 0)
-            | (c & FE_INVALID ? 16 : 0);
+        return (c & FE_INEXACT ? 1 : 0) | (c & FE_UNDERFLOW ? 2 : 0) | (c & FE_OVERFLOW ? 4 : 0)
+            | (c & FE_DIVBYZERO ? 8 : 0) | (c & FE_INVALID ? 16 : 0);
     }
     static inline void fp_raise(uint32_t f) {
         PV_BARRIER();
@@ -180,7 +191,11 @@ cdef extern from *:
         fp_clear();
         return saved;
     }
-    static inline void fp_leave(uint64_t saved) { fp_set_rounding((uint32_t)saved); fp_clear(); fp_raise((uint32_t)(saved >> 32)); }
+    static inline void fp_leave(uint64_t saved) {
+        fp_set_rounding((uint32_t)saved);
+        fp_clear();
+        fp_raise((uint32_t)(saved >> 32));
+    }
     static inline uint64_t fp_mark(void) { return fp_harvest(); }
     static inline uint64_t fp_tie(uint64_t v, uint64_t mark) { volatile uint64_t t = v; (void)mark; return t; }
     static inline void fp_rewind(uint64_t mark) { fp_clear(); fp_raise((uint32_t)mark); }
@@ -241,7 +256,7 @@ cdef extern from *:
     double pv_fma_d(double a, double b, double c) noexcept nogil  # only if pv_has_fma()
     float pv_fma_s(float a, float b, float c) noexcept nogil
 
-    uint64_t fp_enter(uint32_t frm) noexcept nogil  # the caller's environment, for fp_leave; RMM and reserved values set RNE
+    uint64_t fp_enter(uint32_t frm) noexcept nogil  # the caller's environment, for fp_leave; RMM and reserved set RNE
     void fp_leave(uint64_t saved) noexcept nogil
     void fp_set_rounding(uint32_t frm) noexcept nogil  # keeps the flags
     uint32_t fp_rounding() noexcept nogil  # what the host does now: RM_RNE ... RM_RUP

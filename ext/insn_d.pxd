@@ -5,11 +5,11 @@ Unprivileged manual, "D" extension for double-precision floating point.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from fp_soft cimport (
-    FP_BOX, FP_INF_D, FP_MAG_D, FP_MIN_D, FP_NAN_D, FP_SIGN_D, fx_add, fx_div, fx_fma, fx_from_int, fx_issnan, fx_mul, fx_narrow,
-    fx_neg, fx_sqrt, fx_to_int, fx_unbox, fx_widen, likely, unlikely,
+    FP_BOX, FP_INF_D, FP_MAG_D, FP_MIN_D, FP_NAN_D, FP_SIGN_D, fx_add, fx_div, fx_fma, fx_from_int, fx_issnan, fx_mul,
+    fx_narrow, fx_neg, fx_sqrt, fx_to_int, fx_unbox, fx_widen, likely, unlikely,
 )
 from fpenv cimport (
-    PV_TINY_BEFORE, RM_RNE, RM_RTZ, FP_NV, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_d, pv_has_fma,
+    FP_NV, PV_TINY_BEFORE, RM_RNE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_d, pv_has_fma,
     pv_int_d, pv_le_d, pv_lt_d, pv_of_d, pv_sqrt_d, pv_to_d,
 )
 from insn_f cimport fp_border_s, fp_get_s, fp_put_s
@@ -168,7 +168,8 @@ cdef inline uint64_t insn_fclass_d(uint64_t a) noexcept nogil:
     return 1 << 3 if a != mag else 1 << 4
 
 
-# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned, infinities and NaN to fx_to_int.
+# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned types, infinities
+# and NaN go to fx_to_int.
 
 
 cdef inline uint64_t insn_fcvt_w_d(uint64_t a) noexcept nogil:
@@ -230,7 +231,7 @@ cdef inline uint64_t insn_fcvt_d_lu(uint64_t a) noexcept nogil:
     cdef double half
     if likely(<int64_t>a >= 0):
         return pv_of_d(<double><int64_t>a)
-    half = <double><int64_t>(a >> 1 | (a & 1))  # by hand: a compiler's own sequence may give -0 or round twice in directed modes
+    half = <double><int64_t>(a >> 1 | (a & 1))  # by hand: a compiler's own may give -0 or round twice in directed modes
     return pv_of_d(half + half)
 
 
@@ -241,9 +242,18 @@ cdef inline uint64_t fp_from_signed_d(int64_t a, int rm, uint32_t* flags) noexce
 
 
 cdef inline uint64_t soft_fcvt_d_w(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return insn_fcvt_d_w(a)  # exact
-cdef inline uint64_t soft_fcvt_d_wu(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return insn_fcvt_d_wu(a)  # exact
-cdef inline uint64_t soft_fcvt_d_l(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fp_from_signed_d(<int64_t>a, rm, flags)
-cdef inline uint64_t soft_fcvt_d_lu(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fx_from_int(0, a, rm, 53, flags)
+
+
+cdef inline uint64_t soft_fcvt_d_wu(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return insn_fcvt_d_wu(a)  # exact
+
+
+cdef inline uint64_t soft_fcvt_d_l(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fp_from_signed_d(<int64_t>a, rm, flags)
+
+
+cdef inline uint64_t soft_fcvt_d_lu(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fx_from_int(0, a, rm, 53, flags)
 
 
 # ---- between the formats, and moves
@@ -260,8 +270,13 @@ cdef inline uint64_t insn_fcvt_s_d(uint64_t a) noexcept nogil:
     return r
 
 
-cdef inline uint64_t soft_fcvt_s_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return FP_BOX | fx_narrow(a, rm, flags)
-cdef inline uint64_t soft_fcvt_d_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fx_widen(fx_unbox(a), flags)
+cdef inline uint64_t soft_fcvt_s_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return FP_BOX | fx_narrow(a, rm, flags)
+
+
+cdef inline uint64_t soft_fcvt_d_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fx_widen(fx_unbox(a), flags)
+
 
 cdef inline uint64_t insn_fmv_x_d(uint64_t a) noexcept nogil: return a
 cdef inline uint64_t insn_fmv_d_x(uint64_t a) noexcept nogil: return a

@@ -2,21 +2,22 @@
 
 Names: the instruction's, dots to underscores: `fcvt.w.s` is `insn_fcvt_w_s` and `soft_fcvt_w_s`.
 
-Values: operands and results are whole registers (uint64_t). An f register holds a single boxed; bodies unbox (anything else counts as
-the canonical NaN) and box. Results for x registers are sign-extended as the manual says. Loads box by `fp_box`; stores, fmv.x.w and
-fsgnj need no care from the caller.
+Values: operands and results are whole registers (uint64_t). An f register holds a single boxed; bodies unbox (anything
+else counts as the canonical NaN) and box. Results for x registers are sign-extended as the manual says. Loads box by
+`fp_box`; stores write the low half as it is.
 
 Two bodies for every instruction with an rm field, one for the rest:
-- `insn_NAME(a[, b[, c]])` rounds as the host does now, so it serves rm = DYN, and a static rm that equals frm, while the host's mode is
-  frm (fpenv.fp_enter, fp_set_rounding). Never when frm is RMM: no host rounds so. A reserved rm or frm is the decoder's business.
-- `soft_NAME(a[, b[, c]], int rm, uint32_t* flags)` rounds by rm, 0 to 4, whatever the host's mode: a static rm that differs from frm, and
-  RMM. For rm = RTZ the conversions to integer are as fast as native.
-- Without an rm field (fsgnj, fmin, fmax, feq, flt, fle, fclass, fmv) only `insn_NAME`.
-Exact conversions (fcvt.d.w, fcvt.d.wu, fcvt.d.s) ignore the mode; assemblers give them rm = RNE, so both bodies are equally fast.
+- `insn_NAME(a[, b[, c]])` rounds as the host does now: it serves rm = DYN, and a static rm that equals frm, while the
+  host's mode is frm (fpenv.fp_enter, fp_set_rounding). Never when frm is RMM: no host rounds so. A reserved rm or frm
+  is the caller's business.
+- `soft_NAME(a[, b[, c]], int rm, uint32_t* flags)` rounds by rm, 0 to 4, whatever the host's mode: a static rm that
+  differs from frm, and RMM. For rm = RTZ the conversions to integer are as fast as native.
+- Without an rm field (fsgnj, fmin, fmax, feq, flt, fle, fclass, fmv) there is only `insn_NAME`.
+Exact conversions (fcvt.d.w, fcvt.d.wu, fcvt.d.s) ignore the mode: `insn_NAME` serves any rm, and assemblers give RNE.
 
-Flags: call between fp_enter and fp_leave. Native bodies raise in the host's sticky flags; soft ones OR into *flags (pass the hart's own
-field, never a local's address: the handler would no longer end in a jump) or, for NULL, raise in the host's. Soft bodies may use both.
-fflags is the OR of both.
+Flags: call between fp_enter and fp_leave. Native bodies raise in the host's sticky flags. Soft ones OR into *flags or,
+for NULL, raise in the host's; they may use both. Pass the hart's own field, never a local's address: the handler would
+no longer end in a jump. fflags is the OR of both.
 
 Compile modules that include these with -O2 -frounding-math -ffp-contract=off -fno-math-errno.
 Unprivileged manual, "F" extension for single-precision floating point.
@@ -24,18 +25,21 @@ Unprivileged manual, "F" extension for single-precision floating point.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from fp_soft cimport (
-    FP_BOX, FP_INF_S, FP_MAG_S, FP_MIN_S, FP_NAN_S, FP_SIGN_S, fx_add, fx_div, fx_fma, fx_from_int, fx_issnan, fx_mul, fx_neg,
-    fx_sqrt, fx_to_int, fx_unbox, likely, unlikely,
+    FP_BOX, FP_INF_S, FP_MAG_S, FP_MIN_S, FP_NAN_S, FP_SIGN_S, fx_add, fx_div, fx_fma, fx_from_int, fx_issnan, fx_mul,
+    fx_neg, fx_sqrt, fx_to_int, fx_unbox, likely, unlikely,
 )
 from fpenv cimport (
-    PV_TINY_BEFORE, RM_RNE, RM_RTZ, FP_NV, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_s, pv_has_fma,
+    FP_NV, PV_TINY_BEFORE, RM_RNE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_s, pv_has_fma,
     pv_int_s, pv_le_s, pv_lt_s, pv_nan_s, pv_of_s, pv_sqrt_s, pv_to_s,
 )
 
 
 cdef inline uint64_t fp_box(uint64_t a) noexcept nogil: return FP_BOX | (a & 0xffffffffULL)
 cdef inline bint fp_isnan_s(uint64_t a) noexcept nogil: return (a & FP_MAG_S) > FP_INF_S
-cdef inline float fp_get_s(uint64_t a) noexcept nogil: return pv_to_s(<uint32_t>a) if likely(a >= FP_BOX) else pv_nan_s()
+
+
+cdef inline float fp_get_s(uint64_t a) noexcept nogil:
+    return pv_to_s(<uint32_t>a) if likely(a >= FP_BOX) else pv_nan_s()
 
 
 cdef inline uint64_t fp_put_s(float r) noexcept nogil:
@@ -210,7 +214,8 @@ cdef inline uint64_t insn_fclass_s(uint64_t a) noexcept nogil:
     return 1 << 3 if v != mag else 1 << 4
 
 
-# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned, infinities and NaN to fx_to_int.
+# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned types, infinities
+# and NaN go to fx_to_int.
 
 
 cdef inline uint64_t insn_fcvt_w_s(uint64_t a) noexcept nogil:
@@ -272,7 +277,12 @@ cdef inline uint64_t soft_fcvt_lu_s(uint64_t a, int rm, uint32_t* flags) noexcep
 # ---- from integers
 
 cdef inline uint64_t insn_fcvt_s_w(uint64_t a) noexcept nogil: return FP_BOX | <uint64_t>pv_of_s(<float><int32_t>a)
-cdef inline uint64_t insn_fcvt_s_wu(uint64_t a) noexcept nogil: return FP_BOX | <uint64_t>pv_of_s(<float><int64_t><uint32_t>a)
+
+
+cdef inline uint64_t insn_fcvt_s_wu(uint64_t a) noexcept nogil:
+    return FP_BOX | <uint64_t>pv_of_s(<float><int64_t><uint32_t>a)
+
+
 cdef inline uint64_t insn_fcvt_s_l(uint64_t a) noexcept nogil: return FP_BOX | <uint64_t>pv_of_s(<float><int64_t>a)
 
 
@@ -280,7 +290,7 @@ cdef inline uint64_t insn_fcvt_s_lu(uint64_t a) noexcept nogil:
     cdef float half
     if likely(<int64_t>a >= 0):
         return FP_BOX | <uint64_t>pv_of_s(<float><int64_t>a)
-    half = <float><int64_t>(a >> 1 | (a & 1))  # by hand: a compiler's own sequence may give -0 or round twice in directed modes
+    half = <float><int64_t>(a >> 1 | (a & 1))  # by hand: a compiler's own may give -0 or round twice in directed modes
     return FP_BOX | <uint64_t>pv_of_s(half + half)
 
 
@@ -290,13 +300,27 @@ cdef inline uint64_t fp_from_signed_s(int64_t a, int rm, uint32_t* flags) noexce
     return FP_BOX | fx_from_int(0, <uint64_t>a, rm, 24, flags)
 
 
-cdef inline uint64_t soft_fcvt_s_w(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fp_from_signed_s(<int32_t>a, rm, flags)
-cdef inline uint64_t soft_fcvt_s_wu(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fp_from_signed_s(<uint32_t>a, rm, flags)
-cdef inline uint64_t soft_fcvt_s_l(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return fp_from_signed_s(<int64_t>a, rm, flags)
-cdef inline uint64_t soft_fcvt_s_lu(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return FP_BOX | fx_from_int(0, a, rm, 24, flags)
+cdef inline uint64_t soft_fcvt_s_w(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fp_from_signed_s(<int32_t>a, rm, flags)
+
+
+cdef inline uint64_t soft_fcvt_s_wu(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fp_from_signed_s(<uint32_t>a, rm, flags)
+
+
+cdef inline uint64_t soft_fcvt_s_l(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return fp_from_signed_s(<int64_t>a, rm, flags)
+
+
+cdef inline uint64_t soft_fcvt_s_lu(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
+    return FP_BOX | fx_from_int(0, a, rm, 24, flags)
 
 
 # ---- moves
 
-cdef inline uint64_t insn_fmv_x_w(uint64_t a) noexcept nogil: return <uint64_t><int64_t><int32_t>a  # the bits, boxed or not
+
+cdef inline uint64_t insn_fmv_x_w(uint64_t a) noexcept nogil:
+    return <uint64_t><int64_t><int32_t>a  # the bits, boxed or not
+
+
 cdef inline uint64_t insn_fmv_w_x(uint64_t a) noexcept nogil: return fp_box(a)

@@ -6,7 +6,7 @@ PATHS: tuple[str, ...]
 
 def names() -> dict[str, tuple[int, bool]]: ...
 def call(
-    name: str, a: int, b: int = 0, c: int = 0, rm: int = 0, *, path: str = "native", raised: int = 0, frm: int = -1
+    name: str, a: int, b: int = 0, c: int = 0, *, rm: int = 0, path: str = "native", raised: int = 0, frm: int = -1
 ) -> tuple[int, int]: ...
 def sweep(
     name: str, values: Iterable[tuple[int, int, int]], rm: int = 0, *, path: str = "native"

@@ -27,8 +27,7 @@ INTEGER_NAMES = {"w", "wu", "l", "lu"}
 
 def encode(width: int, value: float) -> int:
     """Return the image of a number that the format holds exactly."""
-    form, integer = ("<f", "<I") if width == 32 else ("<d", "<Q")
-    return struct.unpack(integer, struct.pack(form, value))[0]
+    return int.from_bytes(struct.pack("<f" if width == 32 else "<d", value), "little")
 
 
 def magnitudes(width: int) -> list[int]:
@@ -187,7 +186,7 @@ def borders(name: str) -> list[Operands]:
     if count == 2:
         return [(a, b, 0) for a, b in product(registers(width, magnitudes(width)), repeat=2)]
     values = registers(width, some(width, 15 if name.startswith("fmadd") else 10))[:30]
-    return list(product(values, repeat=3))
+    return [(a, b, c) for a, b, c in product(values, repeat=3)]
 
 
 def drawn(name: str, count: int) -> Iterator[Operands]:
@@ -315,11 +314,11 @@ def test_soft_bodies_ignore_the_mode_of_the_host(frm: int) -> None:
         if not rounds:
             continue
         for _ in range(40):
-            operands = [draw(rng, source_width(name) or 64) for _ in range(3)]
+            a, b, c = (draw(rng, source_width(name) or 64) for _ in range(3))
             for rm in range(5):
                 for path in ("soft", "fallback"):
-                    here = fp.call(name, *operands, rm=rm, path=path, frm=frm)
-                    assert here == fp.call(name, *operands, rm=rm, path=path), (name, rm, path)
+                    here = fp.call(name, a, b, c, rm=rm, path=path, frm=frm)
+                    assert here == fp.call(name, a, b, c, rm=rm, path=path), (name, rm, path)
 
 
 def test_environment_is_given_back() -> None:
