@@ -58,11 +58,12 @@ cdef extern from *:
     static inline uint64_t pv_of_d(double d) { uint64_t v; memcpy(&v, &d, 8); return v; }
     static inline float pv_to_s(uint32_t v) { float f; memcpy(&f, &v, 4); return f; }
     static inline uint32_t pv_of_s(float f) { uint32_t v; memcpy(&v, &f, 4); return v; }
-    /* The canonical NaN, hidden: a compiler that sees one operand is NaN forgets what the other, signalling, raises. */
+    /* A constant the compiler can't see through. If it saw an operand to be NaN, it would forget what the other one,
+       signalling, raises; if it saw a result to be, it would select by cmov, which lengthens every chain of results. */
     #if defined(_MSC_VER)
-    static inline float pv_nan_s(void) { volatile uint32_t v = 0x7fc00000u; return pv_to_s(v); }
+    static inline uint64_t pv_hidden(uint64_t v) { volatile uint64_t t = v; return t; }
     #else
-    static inline float pv_nan_s(void) { uint32_t v = 0x7fc00000u; __asm__("" : "+r"(v)); return pv_to_s(v); }
+    static inline uint64_t pv_hidden(uint64_t v) { __asm__ volatile("" : "+r"(v)); return v; }
     #endif
 
     #if defined(__x86_64__) || defined(_M_X64)
@@ -242,7 +243,7 @@ cdef extern from *:
     uint64_t pv_of_d(double d) noexcept nogil
     float pv_to_s(uint32_t v) noexcept nogil
     uint32_t pv_of_s(float f) noexcept nogil
-    float pv_nan_s() noexcept nogil
+    uint64_t pv_hidden(uint64_t v) noexcept nogil
 
     int64_t pv_int_d(double d) noexcept nogil  # rounds as the host does; the value must fit
     int64_t pv_int_s(float f) noexcept nogil

@@ -9,14 +9,17 @@ from fp_soft cimport (
     fx_narrow, fx_neg, fx_sqrt, fx_to_int, fx_unbox, fx_widen, likely, unlikely,
 )
 from fpenv cimport (
-    FP_NV, PV_TINY_BEFORE, RM_RNE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_d, pv_has_fma,
-    pv_int_d, pv_le_d, pv_lt_d, pv_of_d, pv_sqrt_d, pv_to_d,
+    FP_NV, PV_TINY_BEFORE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_d, pv_has_fma,
+    pv_hidden, pv_int_d, pv_le_d, pv_lt_d, pv_of_d, pv_sqrt_d, pv_to_d,
 )
 from insn_f cimport fp_border_s, fp_get_s, fp_put_s
 
 
 cdef inline bint fp_isnan_d(uint64_t a) noexcept nogil: return (a & FP_MAG_D) > FP_INF_D
-cdef inline uint64_t fp_put_d(double r) noexcept nogil: return pv_of_d(r) if likely(r == r) else FP_NAN_D
+
+
+cdef inline uint64_t fp_put_d(double r) noexcept nogil:
+    return pv_of_d(r) if likely(r == r) else pv_hidden(FP_NAN_D)
 
 
 cdef inline bint fp_border_d(uint64_t r) noexcept nogil:
@@ -52,6 +55,10 @@ cdef inline uint64_t insn_fdiv_d(uint64_t a, uint64_t b) noexcept nogil:
     return r
 
 
+cdef inline bint fp_inf_zero_d(uint64_t a, uint64_t b) noexcept nogil:
+    return (a & FP_MAG_D) == FP_INF_D and (b & FP_MAG_D) == 0
+
+
 cdef inline uint64_t insn_fmadd_d(uint64_t a, uint64_t b, uint64_t c) noexcept nogil:
     cdef uint64_t mark
     cdef double r
@@ -60,7 +67,10 @@ cdef inline uint64_t insn_fmadd_d(uint64_t a, uint64_t b, uint64_t c) noexcept n
     mark = fp_mark()
     r = pv_fma_d(pv_to_d(fp_tie(a, mark)), pv_to_d(b), pv_to_d(c))
     if unlikely(r != r):
-        return soft_fmadd_d(a, b, c, RM_RNE, NULL)  # x86 raises nothing for inf × 0 + quiet NaN
+        # x86 raises nothing for inf × 0 + quiet NaN.
+        if fp_inf_zero_d(a, b) or fp_inf_zero_d(b, a):
+            fp_raise(FP_NV)
+        return FP_NAN_D
     if fp_border_d(pv_of_d(r)):
         fp_rewind(mark)
         return soft_fmadd_d(a, b, c, fp_rounding(), NULL)
@@ -168,54 +178,59 @@ cdef inline uint64_t insn_fclass_d(uint64_t a) noexcept nogil:
     return 1 << 3 if a != mag else 1 << 4
 
 
-# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned types, infinities
-# and NaN go to fx_to_int.
+# ---- to integers. What surely fits once rounded is `fast` and goes to the host; borders, negatives for unsigned types,
+# infinities and NaN go to fx_to_int.
+
+cdef inline bint fast_fcvt_w_d(uint64_t a) noexcept nogil: return (a & FP_MAG_D) <= 0x41dfffffffc00000ULL
+cdef inline bint fast_fcvt_wu_d(uint64_t a) noexcept nogil: return a <= 0x41efffffffe00000ULL
+cdef inline bint fast_fcvt_l_d(uint64_t a) noexcept nogil: return (a & FP_MAG_D) < 0x43e0000000000000ULL
+cdef inline bint fast_fcvt_lu_d(uint64_t a) noexcept nogil: return a < 0x43e0000000000000ULL
 
 
 cdef inline uint64_t insn_fcvt_w_d(uint64_t a) noexcept nogil:
-    if likely((a & FP_MAG_D) <= 0x41dfffffffc00000ULL):
+    if likely(fast_fcvt_w_d(a)):
         return <uint64_t>pv_int_d(pv_to_d(a))
     return fx_to_int(a, fp_rounding(), 53, True, 32, NULL)
 
 
 cdef inline uint64_t soft_fcvt_w_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    if rm == RM_RTZ and likely((a & FP_MAG_D) < 0x41e0000000000000ULL):
+    if rm == RM_RTZ and likely(fast_fcvt_w_d(a)):
         return <uint64_t><int64_t>pv_to_d(a)
     return fx_to_int(a, rm, 53, True, 32, flags)
 
 
 cdef inline uint64_t insn_fcvt_wu_d(uint64_t a) noexcept nogil:
-    if likely(a <= 0x41efffffffe00000ULL):
+    if likely(fast_fcvt_wu_d(a)):
         return <uint64_t><int64_t><int32_t>pv_int_d(pv_to_d(a))
     return fx_to_int(a, fp_rounding(), 53, False, 32, NULL)
 
 
 cdef inline uint64_t soft_fcvt_wu_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    if rm == RM_RTZ and likely(a < 0x41f0000000000000ULL):
+    if rm == RM_RTZ and likely(fast_fcvt_wu_d(a)):
         return <uint64_t><int64_t><int32_t><int64_t>pv_to_d(a)
     return fx_to_int(a, rm, 53, False, 32, flags)
 
 
 cdef inline uint64_t insn_fcvt_l_d(uint64_t a) noexcept nogil:
-    if likely((a & FP_MAG_D) < 0x43e0000000000000ULL):
+    if likely(fast_fcvt_l_d(a)):
         return <uint64_t>pv_int_d(pv_to_d(a))
     return fx_to_int(a, fp_rounding(), 53, True, 64, NULL)
 
 
 cdef inline uint64_t soft_fcvt_l_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    if rm == RM_RTZ and likely((a & FP_MAG_D) < 0x43e0000000000000ULL):
+    if rm == RM_RTZ and likely(fast_fcvt_l_d(a)):
         return <uint64_t><int64_t>pv_to_d(a)
     return fx_to_int(a, rm, 53, True, 64, flags)
 
 
 cdef inline uint64_t insn_fcvt_lu_d(uint64_t a) noexcept nogil:
-    if likely(a < 0x43e0000000000000ULL):
+    if likely(fast_fcvt_lu_d(a)):
         return <uint64_t>pv_int_d(pv_to_d(a))
     return fx_to_int(a, fp_rounding(), 53, False, 64, NULL)
 
 
 cdef inline uint64_t soft_fcvt_lu_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    if rm == RM_RTZ and likely(a < 0x43e0000000000000ULL):
+    if rm == RM_RTZ and likely(fast_fcvt_lu_d(a)):
         return <uint64_t><int64_t>pv_to_d(a)
     return fx_to_int(a, rm, 53, False, 64, flags)
 

@@ -15,6 +15,10 @@ Two bodies for every instruction with an rm field, one for the rest:
 - Without an rm field (fsgnj, fmin, fmax, feq, flt, fle, fclass, fmv) there is only `insn_NAME`.
 Exact conversions (fcvt.d.w, fcvt.d.wu, fcvt.d.s) ignore the mode: `insn_NAME` serves any rm, and assemblers give RNE.
 
+`fast_NAME(a)` of the conversions to integer says whether both bodies (soft: with rm = RTZ) are short; the fused
+multiply-adds are where `pv_has_fma()`. A handler that tests it first and else jumps to a handler of the soft body keeps
+its registers out of the stack; one that doesn't is right, too.
+
 Flags: call between fp_enter and fp_leave. Native bodies raise in the host's sticky flags. Soft ones OR into *flags or,
 for NULL, raise in the host's; they may use both. Pass the hart's own field, never a local's address: the handler would
 no longer end in a jump. fflags is the OR of both.
@@ -29,8 +33,8 @@ from fp_soft cimport (
     fx_neg, fx_sqrt, fx_to_int, fx_unbox, likely, unlikely,
 )
 from fpenv cimport (
-    FP_NV, PV_TINY_BEFORE, RM_RNE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_s, pv_has_fma,
-    pv_int_s, pv_le_s, pv_lt_s, pv_nan_s, pv_of_s, pv_sqrt_s, pv_to_s,
+    FP_NV, PV_TINY_BEFORE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_s, pv_has_fma,
+    pv_hidden, pv_int_s, pv_le_s, pv_lt_s, pv_of_s, pv_sqrt_s, pv_to_s,
 )
 
 
@@ -39,11 +43,11 @@ cdef inline bint fp_isnan_s(uint64_t a) noexcept nogil: return (a & FP_MAG_S) > 
 
 
 cdef inline float fp_get_s(uint64_t a) noexcept nogil:
-    return pv_to_s(<uint32_t>a) if likely(a >= FP_BOX) else pv_nan_s()
+    return pv_to_s(<uint32_t>(a if likely(a >= FP_BOX) else pv_hidden(FP_NAN_S)))
 
 
 cdef inline uint64_t fp_put_s(float r) noexcept nogil:
-    return FP_BOX | <uint64_t>pv_of_s(r) if likely(r == r) else FP_BOX | FP_NAN_S
+    return FP_BOX | <uint64_t>pv_of_s(r) if likely(r == r) else pv_hidden(FP_BOX | FP_NAN_S)
 
 
 cdef inline bint fp_border_s(uint64_t r) noexcept nogil:
@@ -79,6 +83,10 @@ cdef inline uint64_t insn_fdiv_s(uint64_t a, uint64_t b) noexcept nogil:
     return r
 
 
+cdef inline bint fp_inf_zero_s(uint64_t a, uint64_t b) noexcept nogil:
+    return a >= FP_BOX and b >= FP_BOX and (a & FP_MAG_S) == FP_INF_S and (b & FP_MAG_S) == 0
+
+
 cdef inline uint64_t insn_fmadd_s(uint64_t a, uint64_t b, uint64_t c) noexcept nogil:
     cdef uint64_t mark
     cdef float r
@@ -87,7 +95,10 @@ cdef inline uint64_t insn_fmadd_s(uint64_t a, uint64_t b, uint64_t c) noexcept n
     mark = fp_mark()
     r = pv_fma_s(fp_get_s(fp_tie(a, mark)), fp_get_s(b), fp_get_s(c))
     if unlikely(r != r):
-        return soft_fmadd_s(a, b, c, RM_RNE, NULL)  # x86 raises nothing for inf × 0 + quiet NaN
+        # x86 raises nothing for inf × 0 + quiet NaN.
+        if fp_inf_zero_s(a, b) or fp_inf_zero_s(b, a):
+            fp_raise(FP_NV)
+        return FP_BOX | FP_NAN_S
     if fp_border_s(pv_of_s(r)):
         fp_rewind(mark)
         return soft_fmadd_s(a, b, c, fp_rounding(), NULL)
@@ -214,64 +225,62 @@ cdef inline uint64_t insn_fclass_s(uint64_t a) noexcept nogil:
     return 1 << 3 if v != mag else 1 << 4
 
 
-# ---- to integers. What surely fits once rounded goes to the host; borders, negatives of the unsigned types, infinities
-# and NaN go to fx_to_int.
+# ---- to integers. What surely fits once rounded is `fast` and goes to the host; borders, negatives for unsigned types,
+# infinities and NaN go to fx_to_int.
+
+# One unsigned compare: less than the boxed power of two, and boxed, or the difference would wrap.
+cdef inline bint fast_fcvt_w_s(uint64_t a) noexcept nogil: return (a & ~FP_SIGN_S) - FP_BOX < 0x4f000000
+cdef inline bint fast_fcvt_wu_s(uint64_t a) noexcept nogil: return a - FP_BOX < 0x4f800000
+cdef inline bint fast_fcvt_l_s(uint64_t a) noexcept nogil: return (a & ~FP_SIGN_S) - FP_BOX < 0x5f000000
+cdef inline bint fast_fcvt_lu_s(uint64_t a) noexcept nogil: return a - FP_BOX < 0x5f000000
 
 
 cdef inline uint64_t insn_fcvt_w_s(uint64_t a) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if likely((v & FP_MAG_S) < 0x4f000000):
-        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>v))
-    return fx_to_int(v, fp_rounding(), 24, True, 32, NULL)
+    if likely(fast_fcvt_w_s(a)):
+        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>a))
+    return fx_to_int(fx_unbox(a), fp_rounding(), 24, True, 32, NULL)
 
 
 cdef inline uint64_t soft_fcvt_w_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if rm == RM_RTZ and likely((v & FP_MAG_S) < 0x4f000000):
-        return <uint64_t><int64_t>pv_to_s(<uint32_t>v)
-    return fx_to_int(v, rm, 24, True, 32, flags)
+    if rm == RM_RTZ and likely(fast_fcvt_w_s(a)):
+        return <uint64_t><int64_t>pv_to_s(<uint32_t>a)
+    return fx_to_int(fx_unbox(a), rm, 24, True, 32, flags)
 
 
 cdef inline uint64_t insn_fcvt_wu_s(uint64_t a) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if likely(v < 0x4f800000):
-        return <uint64_t><int64_t><int32_t>pv_int_s(pv_to_s(<uint32_t>v))
-    return fx_to_int(v, fp_rounding(), 24, False, 32, NULL)
+    if likely(fast_fcvt_wu_s(a)):
+        return <uint64_t><int64_t><int32_t>pv_int_s(pv_to_s(<uint32_t>a))
+    return fx_to_int(fx_unbox(a), fp_rounding(), 24, False, 32, NULL)
 
 
 cdef inline uint64_t soft_fcvt_wu_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if rm == RM_RTZ and likely(v < 0x4f800000):
-        return <uint64_t><int64_t><int32_t><int64_t>pv_to_s(<uint32_t>v)
-    return fx_to_int(v, rm, 24, False, 32, flags)
+    if rm == RM_RTZ and likely(fast_fcvt_wu_s(a)):
+        return <uint64_t><int64_t><int32_t><int64_t>pv_to_s(<uint32_t>a)
+    return fx_to_int(fx_unbox(a), rm, 24, False, 32, flags)
 
 
 cdef inline uint64_t insn_fcvt_l_s(uint64_t a) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if likely((v & FP_MAG_S) < 0x5f000000):
-        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>v))
-    return fx_to_int(v, fp_rounding(), 24, True, 64, NULL)
+    if likely(fast_fcvt_l_s(a)):
+        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>a))
+    return fx_to_int(fx_unbox(a), fp_rounding(), 24, True, 64, NULL)
 
 
 cdef inline uint64_t soft_fcvt_l_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if rm == RM_RTZ and likely((v & FP_MAG_S) < 0x5f000000):
-        return <uint64_t><int64_t>pv_to_s(<uint32_t>v)
-    return fx_to_int(v, rm, 24, True, 64, flags)
+    if rm == RM_RTZ and likely(fast_fcvt_l_s(a)):
+        return <uint64_t><int64_t>pv_to_s(<uint32_t>a)
+    return fx_to_int(fx_unbox(a), rm, 24, True, 64, flags)
 
 
 cdef inline uint64_t insn_fcvt_lu_s(uint64_t a) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if likely(v < 0x5f000000):
-        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>v))
-    return fx_to_int(v, fp_rounding(), 24, False, 64, NULL)
+    if likely(fast_fcvt_lu_s(a)):
+        return <uint64_t>pv_int_s(pv_to_s(<uint32_t>a))
+    return fx_to_int(fx_unbox(a), fp_rounding(), 24, False, 64, NULL)
 
 
 cdef inline uint64_t soft_fcvt_lu_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    cdef uint64_t v = fx_unbox(a)
-    if rm == RM_RTZ and likely(v < 0x5f000000):
-        return <uint64_t><int64_t>pv_to_s(<uint32_t>v)
-    return fx_to_int(v, rm, 24, False, 64, flags)
+    if rm == RM_RTZ and likely(fast_fcvt_lu_s(a)):
+        return <uint64_t><int64_t>pv_to_s(<uint32_t>a)
+    return fx_to_int(fx_unbox(a), rm, 24, False, 64, flags)
 
 
 # ---- from integers
