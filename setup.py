@@ -44,25 +44,25 @@ CFLAGS = [
 DIRECTIVES = {"boundscheck": DEBUG, "wraparound": False, "initializedcheck": DEBUG, "cdivision": True}
 JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FLAGS = " ".join(CFLAGS)
-STAMP = HERE / "build" / "flags"
+BASE = HERE / "build" / ("debug" if DEBUG else "release")  # apart, so that neither build makes the other start anew
 
 
 def extensions() -> list[Extension]:
     """List the compiled modules: all of ext/*.pyx, and the table of instructions."""
     sources = sorted(Path("ext").glob("*.pyx"))
-    found = [Extension(f"pyvirt._{p.stem}", [str(p)], extra_compile_args=CFLAGS) for p in sources]
+    found = [Extension(f"pyvirt._{p.stem}", [str(p)], include_dirs=["ext"], extra_compile_args=CFLAGS) for p in sources]
     if Path("ext/isa.py").exists():
         # Tables and dictionaries only: -O1 halves its compile time and nothing hot runs there.
         found.append(Extension("pyvirt._isa", ["ext/isa.py"], extra_compile_args=[*CFLAGS, "-O1"]))
     return found
 
 
-def flags_changed() -> bool:
-    """Say whether the last build used other flags; neither Cython nor distutils looks at them."""
-    if STAMP.exists() and STAMP.read_text() == FLAGS:
+def changed(stamp: Path, text: str) -> bool:
+    """Say whether the build that wrote `stamp` used other options; neither Cython nor setuptools looks at them."""
+    if stamp.exists() and stamp.read_text() == text:
         return False
-    STAMP.parent.mkdir(exist_ok=True)
-    STAMP.write_text(FLAGS)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(text)
     return True
 
 
@@ -70,10 +70,16 @@ class BuildExt(build_ext):
     """Build the modules, then record what they were built from in pyvirt/_build.py."""
 
     def run(self) -> None:
+        digest = load_digest()
+        in_place = bool(self.inplace or getattr(self, "editable_mode", False))
+        root = HERE if in_place else Path(self.build_lib).resolve()
+        target = root / "pyvirt" / "_build.py"
+        built = digest.load(target.parent)
+        if changed(Path(self.build_temp) / "flags", FLAGS) or built is None or built.FLAGS != FLAGS:
+            self.force = True
+        target.unlink(missing_ok=True)  # a build that fails half-way is no build
         super().run()
-        root = HERE if self.inplace or getattr(self, "editable_mode", False) else Path(self.build_lib)
-        modules = [ext.name for ext in self.extensions]
-        load_digest().write(HERE, root / "pyvirt" / "_build.py", modules=modules, flags=FLAGS, debug=DEBUG)
+        digest.write(HERE, target, modules=[ext.name for ext in self.extensions], flags=FLAGS, debug=DEBUG)
 
 
 if __name__ == "__main__":
@@ -81,17 +87,17 @@ if __name__ == "__main__":
         import gen
 
         gen.write("ext/generated")
-    force = flags_changed()
     fork = multiprocessing.get_start_method() == "fork"  # other start methods would run this file again
     setup(
         ext_modules=cythonize(
             extensions(),
             include_path=["ext", "ext/generated"],
+            build_dir=str((BASE / "c").relative_to(HERE)),
             language_level=3,
             compiler_directives=DIRECTIVES,
             nthreads=JOBS if fork and JOBS > 1 else 0,
-            force=force,
+            force=changed(BASE / "directives", repr(DIRECTIVES)),
         ),
         cmdclass={"build_ext": BuildExt},
-        options={"build_ext": {"parallel": JOBS, "force": force}},
+        options={"build": {"build_base": str(BASE)}, "build_ext": {"parallel": JOBS}},
     )
