@@ -30,8 +30,8 @@ class Program:
     """A flat program and how to run it.
 
     `done` is the address at which the run ends (absent: after `steps`). `x`, `f` and `csrs` are set on both machines
-    first. `paged` says that stores may be translated. A store of 8 bytes to the address `lines` drives a bit of mip: its
-    number, plus 0x100 to raise it. `own` are CSRs whose value may differ.
+    first. `paged` says that stores may be translated. A store of 8 bytes to one of the virtual addresses `lines` drives
+    a bit of mip: its number, plus 0x100 to raise it. `own` are CSRs whose value may differ.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Program:
     csrs: dict[int, int] = field(default_factory=dict)
     paged: bool = False
     own: frozenset[int] = frozenset()
-    lines: int | None = None
+    lines: tuple[int, ...] = ()
     isa: str = ISA
 
 
@@ -116,7 +116,7 @@ class _Run:
                 if new:
                     stores += new
                 # What the harness must put right, or hand to both machines, ends the slice.
-                if (word & 0x7F == 0x73 and word >> 20 in self.own) or any(s[0] == p.lines for s in new):
+                if (word & 0x7F == 0x73 and word >> 20 in self.own) or any(s[0] in p.lines for s in new):
                     break
             b.advance(n)
             after = a.registers()
@@ -198,7 +198,7 @@ class _Run:
     def drive(self, stores: list[tuple[int, int, int]]) -> None:
         """Drive interrupt lines as the program asks."""
         for va, value, _ in stores:
-            if va == self.p.lines:
+            if va in self.p.lines:
                 for m in (self.a, self.b):
                     m.set_interrupt(value & 63, bool(value & 0x100))
 

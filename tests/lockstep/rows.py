@@ -11,7 +11,6 @@ from typing import Any
 
 from tests.lockstep.programs import RESERVED, frame
 
-FREE = [i for i in range(32) if i not in RESERVED]
 ROUNDING = ("rne", "rtz", "rdn", "rup", "rmm", "dyn")
 EXACT = {"fcvt.d.w", "fcvt.d.wu", "fcvt.d.s"}  # always exact: the assembler takes no rounding mode
 CSRS = ("sscratch", "stval", "mtval", "mcause", "scause", "sepc", "mepc", "fflags", "frm", "fcsr", "mhartid")
@@ -21,16 +20,17 @@ FENCES = ("iorw,iorw", "rw,rw", "r,rw", "rw,w", "w,w", "i,o", "o,i", "r,r")
 class Rows:
     """Writes lines for rows; one object holds the random choices of one program."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, reserved: frozenset[int] = RESERVED) -> None:
         self.rng = rng
+        self.free = [i for i in range(32) if i not in reserved]
 
     def x(self) -> int:
         """Return any register that the body may write or read."""
-        return self.rng.choice(FREE)
+        return self.rng.choice(self.free)
 
     def base(self) -> int:
         """Return a register to hold an address: neither x0 nor one of the frame."""
-        return self.rng.choice([i for i in FREE if i])
+        return self.rng.choice([i for i in self.free if i])
 
     def xc(self) -> int:
         """Return a register of the compressed forms."""
@@ -92,7 +92,7 @@ class Rows:
         """Return a register for a full-width field, without the values that a compressed row gives another meaning."""
         if row.kind != "c":
             return self.x()
-        return self.rng.choice([i for i in FREE if i and (row.name != "c.lui" or i != 2)])
+        return self.rng.choice([i for i in self.free if i and (row.name != "c.lui" or i != 2)])
 
     def immediate(self, row: Any, operand: str) -> str:
         """Return an immediate as the assembler writes it."""
@@ -156,8 +156,8 @@ class Rows:
     def kind_sc(self, row: Any) -> list[str]:
         rng = self.rng
         i, line = self.atomic_address(row)
-        j = rng.choice([k for k in FREE if k and k != i])
-        taken = rng.choice([k for k in FREE if k not in (i, j)])
+        j = rng.choice([k for k in self.free if k and k != i])
+        taken = rng.choice([k for k in self.free if k not in (i, j)])
         store = f"{row.name}{self.order()} x{self.x()}, x{j}, (x{i})"
         kind = rng.randrange(8)
         reserve = f"lr.{row.name[-1]}{self.order()} x{taken}, (x{i})"
@@ -205,14 +205,14 @@ class Rows:
 
     # ---- privileged ----
     def row_mret(self, row: Any) -> list[str]:
-        i, j = self.rng.sample([k for k in FREE if k], 2)
+        i, j = self.rng.sample([k for k in self.free if k], 2)
         back = [f"auipc x{i}, 0", f"addi x{i}, x{i}, 28", f"csrw mepc, x{i}"]
         return [*back, f"lui x{j}, 2", f"addiw x{j}, x{j}, -2048", f"csrs mstatus, x{j}", "mret"]
 
     def row_sret(self, row: Any) -> list[str]:
         i = self.base()
         mode = self.rng.choice(("csrs", "csrc"))
-        j = self.rng.choice([k for k in FREE if k and k != i])
+        j = self.rng.choice([k for k in self.free if k and k != i])
         back = [f"auipc x{i}, 0", f"addi x{i}, x{i}, 24", f"csrw sepc, x{i}"]
         return [*back, f"li x{j}, 0x100", f"{mode} sstatus, x{j}", "sret", "ecall"]
 
@@ -227,7 +227,7 @@ class Rows:
         csr = self.rng.choice(CSRS)
         if row.name.endswith("i"):
             return [f"{row.name} x{self.x()}, {csr}, {self.rng.randrange(32)}"]
-        i = self.rng.choice(FREE) if csr != "frm" else 0
+        i = self.rng.choice(self.free) if csr != "frm" else 0
         return [self.load_x(i), f"{row.name} x{self.x()}, {csr}, x{i}"]
 
     def kind_hint(self, row: Any) -> list[str]:
@@ -254,7 +254,7 @@ class Rows:
                 i = rng.randrange(8, 16) if operand.endswith("c") else rng.randrange(32)
                 setup, text = [self.load_f(i)], f"f{i}"
             else:
-                i = self.xc() if operand.endswith("c") else rng.choice([k for k in FREE if k])
+                i = self.xc() if operand.endswith("c") else rng.choice([k for k in self.free if k])
                 setup, text = ([] if i == base else [self.load_x(i)]), f"x{i}"
             return [*setup, line, f"{name} {text}, {offset}({'sp' if base == 2 else f'x{base}'})"]
         value = self.immediate(row, form)
