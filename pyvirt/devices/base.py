@@ -134,6 +134,11 @@ class Device:
             bridge = self.__dict__["_mmio"] = PyMmio(self)
         return bridge
 
+    def take(self) -> BaseException | None:
+        """Return the exception that a guest's access left here, and forget it."""
+        bridge = self.__dict__.get("_mmio")
+        return None if bridge is None else bridge.take()
+
     def read(self, offset: int, width: int) -> int:
         """Answer a guest load. Raise BusFault where there is no such register."""
         raise BusFault(f"{self.name}: no register of width {width} at {offset:#x}")

@@ -50,8 +50,8 @@ class VirtioBlk(VirtioMmio):
             ZERO_SECTORS_MAX, 1, 8, ZERO_SECTORS_MAX, 1, 0)
 
     def handle(self, index: int) -> None:
-        while (chain := self.take(index)) is not None:
-            self.give(index, chain, self._request(chain))
+        while (chain := self.pop(index)) is not None:
+            self.push(index, chain, self._request(chain))
 
     def _request(self, chain: Chain) -> int:
         """Carry out one request and return how many bytes of the chain were written, the status byte included."""

@@ -41,14 +41,14 @@ class VirtioConsole(VirtioMmio):
 
     def handle(self, index: int) -> None:
         if index == TX:
-            while (chain := self.take(TX)) is not None:
+            while (chain := self.pop(TX)) is not None:
                 self._emit(chain.read())
-                self.give(TX, chain, 0)
+                self.push(TX, chain, 0)
             return
-        while self._input and (chain := self.take(RX)) is not None:
+        while self._input and (chain := self.pop(RX)) is not None:
             written = chain.write(bytes(self._input[:chain.write_size]))
             del self._input[:written]
-            self.give(RX, chain, written)
+            self.push(RX, chain, written)
 
     def _emit(self, data: bytes) -> None:
         if self.sink is not None:

@@ -76,7 +76,7 @@ class VirtioMmio(Device):
         """Take a store to the configuration space; read-only unless overridden."""
 
     def handle(self, index: int) -> None:
-        """Serve a notified queue; chains come from `take(index)` and go back by `give`."""
+        """Serve a notified queue; chains come from `pop(index)` and go back by `push`."""
 
     # -- for devices ---------------------------------------------------------------------------------------------------
 
@@ -91,11 +91,11 @@ class VirtioMmio(Device):
         """Whether the driver is up and the device works."""
         return self.status & DRIVER_OK != 0 and not self.status & NEEDS_RESET
 
-    def take(self, index: int) -> Chain | None:
+    def pop(self, index: int) -> Chain | None:
         """Return the next chain of a queue, None when there is none."""
         return self.queues[index].pop(self.memory)
 
-    def give(self, index: int, chain: Chain, written: int) -> None:
+    def push(self, index: int, chain: Chain, written: int) -> None:
         """Hand a chain back."""
         self.queues[index].push(chain, written)
 

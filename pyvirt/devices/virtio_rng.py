@@ -33,11 +33,11 @@ class VirtioRng(VirtioMmio):
         super().__init__()
 
     def handle(self, index: int) -> None:
-        while (chain := self.take(index)) is not None:
+        while (chain := self.pop(index)) is not None:
             size = min(chain.write_size, REQUEST_MAX)
             self._counter += 1
             data = hashlib.shake_256(self._seed + self._counter.to_bytes(8, "little")).digest(size)
-            self.give(index, chain, chain.write(data))
+            self.push(index, chain, chain.write(data))
 
     def _save(self) -> dict[str, Any]:
         return {**super()._save(), "seed": self._seed, "counter": self._counter}

@@ -146,3 +146,20 @@ def test_a_device_of_ones_own_is_one_class() -> None:
     other = Counter()
     other.state = bench.device.state
     assert other.count == 2
+    assert other.take() is None
+
+
+def test_an_exception_in_a_python_device_waits_to_be_taken() -> None:
+    class Broken(Device):
+        def read(self, offset: int, width: int) -> int:
+            raise ZeroDivisionError("mine")
+
+    bench = Bench(Broken())
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        bench.read(0)
+    assert bench.device.take() is None
+    try:
+        bench.device.read(0, 4)
+    except ZeroDivisionError as error:
+        bench.device.mmio.pending = error
+    assert isinstance(bench.device.take(), ZeroDivisionError)
