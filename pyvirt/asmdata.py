@@ -98,7 +98,9 @@ def _align(asm: Assembler, head: Token, operands: list[Operand]) -> None:
     power = head.text != ".balign"
     allowed = "0..24" if power else "powers of two, 1..16777216"
     if (power and not 0 <= value <= 24) or (not power and (not 1 <= value <= 1 << 24 or value & value - 1)):
-        raise error(operands[0][0], f"{head.text}: {value} is not allowed; allowed are {allowed}")
+        if asm.strict:
+            raise error(operands[0][0], f"{head.text}: {value} is not allowed; allowed are {allowed}")
+        return
     boundary = 1 << value if power else value
     pad = -asm.here % boundary
     if len(operands) == 3 and pad > asm.value(operands[2], head):

@@ -32,6 +32,7 @@ class Env(Protocol):
     """What an expression may ask its surroundings."""
 
     here: int
+    strict: bool  # False while sizes are being found and symbols may still read as 0
 
     def symbol(self, token: Token) -> int:
         """Return the value of a name or a numeric label."""
@@ -181,7 +182,9 @@ class _Evaluation:
             self.at += 1
             right = self.binary(level + 1)
             if token.text in "/%" and right == 0:
-                raise error(token, f"{token.text} by zero")
+                if self.env.strict:
+                    raise error(token, f"{token.text} by zero")
+                right = 1
             value = _LEVELS[level][token.text](value, right)
             if value.bit_length() > 128:  # wraps are found where the value is used; this only bounds the work
                 raise error(token, f"result of {token.text} does not fit 64 bits")
