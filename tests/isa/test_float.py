@@ -104,7 +104,10 @@ def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tup
     def image(kind: str, v: int) -> int:
         if kind == "d":
             return v
-        return v & 0xFFFF_FFFF if v & BOX == BOX else softfloat.QNAN[32]
+        return v & 0xFFFF_FFFF if v & BOX == BOX else int(softfloat.QNAN[32])
+
+    def as_is(result: tuple[int, int]) -> tuple[int, int]:
+        return result
 
     def register(kind: str, result: tuple[int, int]) -> tuple[int, int]:
         return (result[0] | BOX if kind == "s" else result[0]), result[1]
@@ -112,7 +115,7 @@ def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tup
     if op == "fcvt":
         to, source = types
         if to in INTEGER_NAMES:
-            return softfloat.to_int(to, 32 if source == "s" else 64, rm, image(source, operands[0]))
+            return as_is(softfloat.to_int(to, 32 if source == "s" else 64, rm, image(source, operands[0])))
         width = 32 if to == "s" else 64
         if source in INTEGER_NAMES:
             return register(to, softfloat.from_int(source, width, rm, operands[0]))
@@ -121,13 +124,13 @@ def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tup
     width = 32 if kind == "s" else 64
     a, b, c = (image(kind, v) for v in operands)
     if op in ("feq", "flt", "fle"):
-        return softfloat.compare(op, width, a, b)
+        return as_is(softfloat.compare(op, width, a, b))
     if op in ("fmin", "fmax"):
         return register(kind, softfloat.minmax(op, width, a, b))
     if op.startswith("fsgnj"):
         return register(kind, softfloat.sign_inject(op, width, a, b))
     if op == "fclass":
-        return softfloat.classify(width, a)
+        return as_is(softfloat.classify(width, a))
     values = (a, b, c)[: BODIES[name][0]]
     return register(kind, softfloat.arithmetic(op, width, rm, *values))
 
@@ -254,6 +257,17 @@ def test_random(softfloat: ModuleType, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(BODIES))
 def test_random_at_length(softfloat: ModuleType, name: str) -> None:
     assert compare(softfloat, name, list(drawn(name, 300_000))) >= 300_000
+
+
+def test_last_bit_of_a_product_breaks_a_tie(softfloat: ModuleType) -> None:
+    """(2^25 + 1) × (2^50 - 2^25 + 1) = 2^75 + 1: the one is 128 bits below the top of a sum with 2^128."""
+    a, b = encode(64, 2.0**25 + 1), encode(64, 2.0**50 - 2.0**25 + 1)
+    minus = 1 << 63
+    starts = [2.0**power * odd for power in (127, 128, 129) for odd in (1.0, 1 + 2.0**-52)]
+    addends = [encode(64, v) | sign for v in starts for sign in (0, minus)]
+    cases = [(a | sign, b, c) for c in addends for sign in (0, minus)]
+    assert compare(softfloat, "fmadd.d", cases) > 0
+    assert fp.call("fmadd.d", a, b, encode(64, 2.0**128)) == (encode(64, 2.0**128 + 2.0**76), NX)
 
 
 # ---- facts of the manual, without an oracle
