@@ -466,9 +466,16 @@ cdef op_t* link(hart_t* h, op_t* stub) noexcept nogil:
             return NULL
     origin = stub - (stub.rs1 | <int>stub.rs2 << 8)
     # Chunks may lie further apart than an op can say: then the stub is the link.
+    # Chunks may lie further apart than an op can say: then the stub is the link.
     distance = (<int64_t>target - <int64_t>origin) // <int64_t>sizeof(op_t)
-    if -0x7FFFFFFF <= distance <= 0x7FFFFFFF:
-        origin.imm = <int32_t>distance
+    if not -0x7FFFFFFF <= distance <= 0x7FFFFFFF:
+        return target
+    if origin == stub:
+        # The first op of a dead block: links to the block go on to its successor.
+        origin.fn = h.api.handlers[OP_GOTO]
+        origin.cnt = 0
+        meta_of(origin).opcode = OP_GOTO
+    origin.imm = <int32_t>distance
     return target
 
 
@@ -482,10 +489,13 @@ cdef int code_kill(machine_t* m, code_t* code, uint32_t offset, uint32_t size) n
         b = &code.blocks[i]
         if b.op == NULL or offset >= b.end or offset + size <= b.off:
             continue
-        # Links and jump entries that lead here find an op that looks the pc up.
-        b.op.fn = m.api.handlers[OP_DEAD]
+        # Links and jump entries that lead here find a stub that leads to whatever is decoded here next.
+        b.op.fn = m.api.handlers[OP_LINK]
+        b.op.imm = b.off
+        b.op.rs1 = b.op.rs2 = b.op.cnt = 0
         meta = meta_of(b.op)
-        meta.opcode = OP_DEAD
+        meta.opcode = OP_LINK
+        meta.idx = 0
         b.op = NULL
         code.dead += (b.end - b.off) >> 1
         killed += 1

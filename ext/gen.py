@@ -16,7 +16,7 @@ import re
 import isa
 
 # Opcodes that stand for no instruction of the manual: ends and links of blocks.
-PSEUDO = ["illegal", "goto", "goto_far", "jal_far", "link", "far", "dead", "handback"]
+PSEUDO = ["illegal", "goto", "goto_far", "jal_far", "link", "far"]
 ACCESS = {"b": 1, "h": 2, "w": 4, "d": 8}
 CSR_HOW = {"csrrw": 0, "csrrs": 1, "csrrc": 2, "csrrwi": 4, "csrrsi": 5, "csrrci": 6}
 FLAGS = {"END": 1, "BRANCH": 2, "RDX": 4, "JAL": 8, "JALR": 16, "SPLIT": 32}
@@ -258,11 +258,9 @@ def body(name, insn, static):
             "goto_far": ["n -= op.cnt", "pc = h.page_va + <uint64_t><int64_t>op.imm", "@JUMP"],
             "jal_far": ["x[op.rd] = h.page_va + (op.rs1 | <uint64_t>op.rs2 << 8)", "n -= op.cnt",
                         "pc = h.page_va + <uint64_t><int64_t>op.imm", "@JUMP"],
-            "link": ["to = h.api.link(h, op)", "if UNLIKELY(to == NULL):", "    h.s.pc = h.page_va + <uint64_t><int64_t>op.imm",
-                     "    h.n = n", "    @LEAVE", "else:", "    op = to", "    @RUN"],
+            "link": ["to = h.api.link(h, op)", "if UNLIKELY(to == NULL):", "    pc = h.page_va + <uint64_t><int64_t>op.imm",
+                     "    @LOOKUP", "else:", "    op = to", "    @RUN"],
             "far": ["pc = h.page_va + <uint64_t><int64_t>op.imm", "@JUMP"],
-            "dead": ["pc = h.page_va + meta_of(op).off", "h.s.pc = pc", "h.n = n", "@LEAVE"],
-            "handback": ["h.s.pc = h.page_va + <uint64_t><int64_t>op.imm", "h.n = n - op.cnt", "@LEAVE"],
         }[name]
     ident, kind = insn.ident, insn.kind
     if kind == "rr":
@@ -307,6 +305,7 @@ THREADED = {
     "@RUN": ["if LIKELY(n > 0):", "    op.fn(h, op, x, n)", "else:", "    leave_at(h, op, n)"],
     "@JUMP": ["j = &h.jump[(pc >> 1) & JUMP_MASK]", "if LIKELY(j.pc == pc and n > 0):", "    h.page_va = pc & PAGE_MASK",
               "    j.op.fn(h, j.op, x, n)", "else:", "    jump_slow(h, <op_t*>pc, x, n)"],
+    "@LOOKUP": ["jump_slow(h, <op_t*>pc, x, n)"],
     "@LEAVE_NEXT": ["leave_next(h, op, n)"],
     "@LEAVE": ["pass"],
 }
@@ -314,6 +313,7 @@ SWITCH = {
     "@NEXT": ["op += 1", "continue"],
     "@RUN": ["continue"],
     "@JUMP": ["op = jump_find(h, pc, n)", "if op == NULL:", "    return", "continue"],
+    "@LOOKUP": ["op = jump_slow(h, pc, n)", "if op == NULL:", "    return", "continue"],
     "@LEAVE_NEXT": ["leave_next(h, op, n)", "return"],
     "@LEAVE": ["return"],
 }

@@ -21,17 +21,19 @@ from insn_m cimport *
 from opcodes cimport *
 
 
+cdef op_t* jump_slow(hart_t* h, uint64_t pc, int64_t n) noexcept nogil:
+    h.s.pc = pc
+    h.n = n
+    return h.api.lookup(h, pc) if n > 0 else NULL
+
+
 cdef inline op_t* jump_find(hart_t* h, uint64_t pc, int64_t n) noexcept nogil:
     """Return the code at pc, or NULL to leave."""
     cdef jump_t* j = &h.jump[(pc >> 1) & JUMP_MASK]
     if LIKELY(j.pc == pc and n > 0):
         h.page_va = pc & PAGE_MASK
         return j.op
-    h.s.pc = pc
-    h.n = n
-    if n <= 0:
-        return NULL
-    return h.api.lookup(h, pc)
+    return jump_slow(h, pc, n)
 
 
 include "switch.pxi"
