@@ -6,7 +6,6 @@ import struct
 from collections.abc import Sequence
 
 from pyvirt._bus import IrqLine, Mmio, PyClock, PyIrqLine
-
 from pyvirt.devices.base import Clock, Device, Wiring
 
 RAM_BASE, RAM_SIZE = 0x8000_0000, 1 << 20

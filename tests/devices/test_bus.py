@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import pytest
+
 from pyvirt._bus import BusFault, Clock, IrqLine, Mmio, PyClock, PyIrqLine, PyMmio, PyNotify
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyvirt._bus import PyNotify
 
+from pyvirt._bus import PyNotify
 from pyvirt.devices.base import BusFault
 from pyvirt.devices.uart import Uart
 from tests.devices.fakes import Bench
