@@ -338,12 +338,3 @@ cdef inline uint64_t fx_narrow(uint64_t a, int rm, uint32_t* flags) noexcept nog
     if mag == FP_INF_D or mag == 0:
         return fx_signed(FP_INF_S if mag else 0, sign, 24)
     return fx_round(sign, fx_exp(mag, 53), fx_sig(mag, 53), rm, 24, flags)
-
-
-cdef inline uint64_t fx_widen(uint64_t a, uint32_t* flags) noexcept nogil:
-    cdef uint64_t mag = fx_mag(a, 24), sign = fx_sign(a, 24)
-    if mag > FP_INF_S:
-        return fx_invalid(53, flags) if fx_issnan(a, 24) else FP_NAN_D
-    if mag == FP_INF_S or mag == 0:
-        return fx_signed(FP_INF_D if mag else 0, sign, 53)
-    return fx_round(sign, fx_exp(mag, 24), fx_sig(mag, 24), RM_RNE, 53, flags)
