@@ -156,10 +156,23 @@ cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
     return st
 
 
+cdef inline uint8_t* cached(tlb_t* table, uint64_t va, uint64_t size) noexcept nogil:
+    """Return where a misaligned access inside one page goes on the host when its page has an entry, else NULL."""
+    cdef tlb_t* e = &table[(va >> 12) & TLB_MASK]
+    if e.tag == va & PAGE_MASK and (va & 4095) + size <= 4096:
+        return <uint8_t*>(va + <uint64_t>e.addend)
+    return NULL
+
+
 cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nogil:
     """Load bytes that lie in one page; a misaligned part of a device is an access fault."""
     cdef uint64_t pa
-    cdef int st = h.api.translate(h, va, ACC_LOAD, size, &pa)
+    cdef int st
+    cdef uint8_t* host = cached(h.tlb_r, va, size)
+    if host != NULL:
+        memcpy(data, host, size)
+        return ST_OK
+    st = h.api.translate(h, va, ACC_LOAD, size, &pa)
     if st != ST_OK:
         return st
     if not in_ram(h.m, pa, size):
@@ -195,7 +208,12 @@ cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noe
 cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     cdef uint64_t pa, pa2 = 0
     cdef int st, first = width
+    cdef uint8_t* host
     if va & (width - 1):
+        host = cached(h.tlb_w, va, width)
+        if host != NULL:
+            memcpy(host, &value, width)
+            return ST_OK
         first = <int>(4096 - (va & 4095))
         if first > width:
             first = width
