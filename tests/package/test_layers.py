@@ -19,7 +19,8 @@ PACKAGE = Path(pyvirt.__file__).parent
 RANKS = [
     {"errors", "_digest", "_build"},
     {"_*"},  # the compiled modules
-    {"devices", "hart", "memory", "disk", "fdt", "loader", "asm", "guests", "console", "clock", "config", "sizes"},
+    {"devices", "hart", "memory", "disk", "fdt", "loader", "guests", "asm", "asmcode", "asmdata",
+     "asmexpr", "csrnames", "encode", "pseudo", "regnames", "console", "clock", "config", "sizes"},
     {"board"},
     {"snapshot", "walk", "disasm", "sbi", "symbols"},
     {"machine", "run", "until"},
