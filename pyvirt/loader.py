@@ -17,12 +17,13 @@ from pyvirt.errors import LoadError
 from pyvirt.placement import PAGE, Placement, Range
 from pyvirt.unpack import CHUNK, HEADER, Source, Stream, open_source, source_name
 
-__all__ = ["Loaded", "Placement", "Range", "identify", "load_blob", "load_initrd", "load_program"]
+__all__ = ["Loaded", "Placement", "Range", "identify", "load_blob", "load_dtb", "load_initrd", "load_program"]
 
 Writer = Callable[[int, bytes], None]
 
 EM_RISCV = 243
 SYMBOLS_MAX = 1_000_000
+DTB_ROOM = 64 << 10
 ELF = b"\x7fELF"
 IMAGE_MAGIC, IMAGE_MAGIC2 = b"RISCV\0\0\0", b"RSC\x05"
 
@@ -288,13 +289,24 @@ def load_initrd(source: Source, *, write: Writer, placement: Placement, above: i
 
 
 def load_blob(data: bytes, *, write: Writer, placement: Placement, name: str, at: int | None = None,
-              align: int = 8, above: int = 0, below: int | None = None, top: bool = True) -> Range:
-    """Place a few bytes of the board's own, such as a device tree, at `at` or where there is room."""
+              align: int = 8, room: int = 0, above: int = 0, below: int | None = None, top: bool = True) -> Range:
+    """Place a few bytes of the board's own at `at`, or where there is room for them and for at least `room` bytes."""
+    size = max(len(data), room)
     with _loading(write, placement) as target:
         if at is not None:
-            taken = target.reserve(name, at, len(data))
+            taken = target.reserve(name, at, size)
         else:
-            taken = placement.find(name, len(data), align=align, above=above, below=below, top=top)
+            taken = placement.find(name, size, align=align, above=above, below=below, top=top)
             target.taken.append(taken)
         target.write(taken.start, data)
         return taken
+
+
+def load_dtb(data: bytes, *, write: Writer, placement: Placement, name: str = "dtb", at: int | None = None,
+             below: int | None = None) -> Range:
+    """Place a device tree, at a page's start and with room for firmware to grow it in place.
+
+    OpenSBI and U-Boot add nodes (reserved memory, for one) without moving the tree: whatever lies behind would be lost.
+    """
+    return load_blob(data, write=write, placement=placement, name=name, at=at, align=PAGE, below=below,
+                     room=len(data) + DTB_ROOM)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvirt.errors import LoadError
-from pyvirt.loader import Loaded, Placement, identify, load_blob, load_initrd, load_program
+from pyvirt.loader import Loaded, Placement, identify, load_blob, load_dtb, load_initrd, load_program
 
 BASE, SIZE = 0x8000_0000, 16 << 20
 
@@ -313,6 +313,16 @@ def test_blobs() -> None:
     assert taken.start == BASE + SIZE - 16
     with pytest.raises(LoadError, match=r"dtb3 .* overlaps dtb "):
         load_blob(b"abc", write=ram.write, placement=ram.placement, name="dtb3", at=BASE + 17)
+
+
+def test_a_device_tree_has_room_to_grow() -> None:
+    ram = Ram()
+    initrd = load_initrd(b"initrd", write=ram.write, placement=ram.placement)
+    taken = load_dtb(b"tree" * 100, write=ram.write, placement=ram.placement, below=initrd.start)
+    assert (taken.start % 4096, taken.end - taken.start) == (0, 400 + (64 << 10))
+    assert taken.end <= initrd.start
+    with pytest.raises(LoadError, match=r"dtb2 .* overlaps dtb "):
+        load_dtb(b"tree", write=ram.write, placement=ram.placement, name="dtb2", at=taken.end - 8)
 
 
 def test_a_failing_write_undoes_the_load() -> None:
