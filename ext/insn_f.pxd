@@ -13,7 +13,7 @@ Two bodies for every instruction with an rm field, one for the rest:
 - `soft_NAME(a[, b[, c]], int rm, uint32_t* flags)` rounds by rm, 0 to 4, whatever the host's mode: a static rm that
   differs from frm, and RMM. For rm = RTZ the conversions to integer are as fast as native.
 - Without an rm field (fsgnj, fmin, fmax, feq, flt, fle, fclass, fmv) there is only `insn_NAME`.
-Exact conversions (fcvt.d.w, fcvt.d.wu, fcvt.d.s) ignore the mode; assemblers give them rm = RNE: both bodies are native.
+Exact ones (fcvt.d.w, fcvt.d.wu, fcvt.d.s) ignore the mode; assemblers give them rm = RNE, and both bodies are native.
 
 `fast_NAME(a)` of the conversions to integer says whether both bodies (soft: with rm = RTZ) are short; the fused
 multiply-adds are where `pv_has_fma()`. A handler that tests it first and else jumps to a handler of the soft body keeps
