@@ -192,8 +192,8 @@ def body_fp(insn, static):
     if rounds(insn):
         if static:
             return out + slow
-        return out + ["if LIKELY(h.fp_mode == 2):", f"    {target} = insn_{insn.ident}({args})", "    @NEXT", "else:"] + [
-            "    " + line for line in slow]
+        return out + ["if LIKELY(h.fp_mode == 2):", f"    {target} = insn_{insn.ident}({args})", "    @NEXT", "else:",
+                      Slow([*out, *slow])]
     out += ["if UNLIKELY(h.fp_mode == 0):", "    h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)", "    @LEAVE", "else:",
             f"    {target} = insn_{insn.ident}({args})"]
     if to_f:
@@ -201,12 +201,24 @@ def body_fp(insn, static):
     return out + ["    @NEXT"]
 
 
-def body_access(insn, suffix):
+class Slow:
+    """The slow half of a template: lines that need no local of the fast half."""
+
+    def __init__(self, lines, pad=""):
+        self.lines, self.pad = lines, pad
+
+
+def body_access(insn):
     """Return the template of a load, store or atomic."""
     width = ACCESS[insn.name.split(".")[-1] if insn.kind in ("amo", "lr", "sc") else insn.name.strip("lsuf")[0]]
     ident, kind = insn.ident, insn.kind
     va = "va = x[op.rs1]" if kind in ("amo", "lr", "sc") else "va = x[op.rs1] + <uint64_t><int64_t>op.imm"
     fp_guard = ["if UNLIKELY(h.fp_mode == 0):", "    h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)", "    @LEAVE", "else:"]
+    def split(fast, slow, guard):
+        """Put the slow half behind a marker: the threaded core makes it a function of its own (see `emit`)."""
+        lines = [*fast, "else:", Slow([va, *slow])]
+        return fp_guard + ["    " + line if isinstance(line, str) else Slow(line.lines, "    ") for line in lines] if guard else lines
+
     if kind in ("load", "fload"):
         if kind == "load":
             done = "x[op.rd] = insn_%s(%s)"
@@ -216,30 +228,26 @@ def body_access(insn, suffix):
             after = ["    if UNLIKELY(h.fp_mode != 2):", "        fp_dirty(h)"]
         value = f"host_u{width * 8}(va + <uint64_t>e.addend)"
         fast, slow = (done % (ident, value), done % (ident, "h.value")) if kind == "load" else (done % value, done % "h.value")
-        out = [va, "e = &h.tlb_r[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):", "    " + fast, *after, "    @NEXT",
-               "else:", f"    st = h.api.load(h, op, va, {width}, n)", "    if st <= ST_LEAVE:", "        " + slow,
-               *["    " + a for a in after], "        if st == ST_OK:", "            @NEXT", "        else:", "            @LEAVE_NEXT",
-               "    else:", "        @LEAVE"]
-        return out if kind == "load" else fp_guard + ["    " + line for line in out]
+        return split([va, "e = &h.tlb_r[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):", "    " + fast, *after,
+                      "    @NEXT"],
+                     [f"st = h.api.load(h, op, va, {width}, n)", "if st <= ST_LEAVE:", "    " + slow, *after, "    if st == ST_OK:",
+                      "        @NEXT", "    else:", "        @LEAVE_NEXT", "else:", "    @LEAVE"], kind == "fload")
     if kind in ("store", "fstore"):
         value = "x[op.rs2]" if kind == "store" else "h.s.f[op.rs2]"
-        out = [va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
-               f"    host_set{width * 8}(va + <uint64_t>e.addend, {value})", "    @NEXT", "else:",
-               f"    st = h.api.store(h, op, va, {width}, {value}, n)", "    if st == ST_OK:", "        @NEXT",
-               "    elif st == ST_LEAVE:", "        @LEAVE_NEXT", "    else:", "        @LEAVE"]
-        return out if kind == "store" else fp_guard + ["    " + line for line in out]
+        return split([va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
+                      f"    host_set{width * 8}(va + <uint64_t>e.addend, {value})", "    @NEXT"],
+                     [f"st = h.api.store(h, op, va, {width}, {value}, n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:",
+                      "    @LEAVE_NEXT", "else:", "    @LEAVE"], kind == "fstore")
     extend = "sext32(%s)" if width == 4 else "%s"
     if kind == "amo":
-        return [va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
-                f"    old = {extend % f'host_u{width * 8}(va + <uint64_t>e.addend)'}",
-                f"    host_set{width * 8}(va + <uint64_t>e.addend, insn_{ident}(old, "
-                f"{extend % 'x[op.rs2]'}))",
-                "    x[op.rd] = old", "    @NEXT", "else:",
-                f"    st = h.api.amo_begin(h, op, va, {width}, n)", "    if st == ST_OK:",
-                f"        old = {extend % 'h.value'}",
-                f"        st = h.api.amo_end(h, op, {width}, insn_{ident}(old, {extend % 'x[op.rs2]'}), n)",
-                "        if st <= ST_LEAVE:", "            x[op.rd] = old", "            if st == ST_OK:", "                @NEXT",
-                "            else:", "                @LEAVE_NEXT", "        else:", "            @LEAVE", "    else:", "        @LEAVE"]
+        return split([va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
+                      f"    old = {extend % f'host_u{width * 8}(va + <uint64_t>e.addend)'}",
+                      f"    host_set{width * 8}(va + <uint64_t>e.addend, insn_{ident}(old, {extend % 'x[op.rs2]'}))",
+                      "    x[op.rd] = old", "    @NEXT"],
+                     [f"st = h.api.amo_begin(h, op, va, {width}, n)", "if st == ST_OK:", f"    old = {extend % 'h.value'}",
+                      f"    st = h.api.amo_end(h, op, {width}, insn_{ident}(old, {extend % 'x[op.rs2]'}), n)",
+                      "    if st <= ST_LEAVE:", "        x[op.rd] = old", "        if st == ST_OK:", "            @NEXT",
+                      "        else:", "            @LEAVE_NEXT", "    else:", "        @LEAVE", "else:", "    @LEAVE"], False)
     call = f"h.api.lr(h, op, va, {width}, n)" if kind == "lr" else f"h.api.sc(h, op, va, {width}, x[op.rs2], n)"
     value = extend % "h.value" if kind == "lr" else "h.value"
     return [va, f"st = {call}", "if st <= ST_LEAVE:", f"    x[op.rd] = {value}", "    if st == ST_OK:", "        @NEXT", "    else:",
@@ -283,7 +291,7 @@ def body(name, insn, static):
         return ["pc = (x[op.rs1] + <uint64_t><int64_t>(op.imm >> 16)) & ~<uint64_t>1",
                 "x[op.rd] = h.page_va + <uint64_t>(op.imm & 0xffff)", "n -= op.cnt", "@JUMP"]
     if kind in ("load", "store", "fload", "fstore", "amo", "lr", "sc"):
-        return body_access(insn, "")
+        return body_access(insn)
     if kind == "cbo":
         return ["st = h.api.cbo(h, op, x[op.rs1], n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:", "    @LEAVE_NEXT",
                 "else:", "    @LEAVE"]
@@ -319,10 +327,18 @@ SWITCH = {
 }
 
 
-def emit(template, macros):
-    """Return the lines of a template with the macros replaced, keeping indentation."""
+def emit(template, macros, slow_call=None):
+    """Return the lines of a template with the macros replaced, keeping indentation.
+
+    With `slow_call` a slow half becomes that call: in a function of its own, which needs registers saved, it does not
+    make the fast half save them.
+    """
     out = []
     for line in template:
+        if isinstance(line, Slow):
+            pad = line.pad + "    "
+            out += [pad + (slow_call or "")] if slow_call else [pad + text for text in emit(line.lines, macros)]
+            continue
         stripped = line.lstrip()
         if stripped in macros:
             pad = line[: len(line) - len(stripped)]
@@ -332,22 +348,36 @@ def emit(template, macros):
     return out
 
 
+def threaded_function(name, lines):
+    """Return a handler's definition with the locals that its lines use."""
+    text = "\n".join(lines)
+    bare = re.sub(r"\.\w+", "", text)
+    out = [f"\n\ncdef void {name}(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:"]
+    for local, ctype in LOCALS.items():
+        if re.search(rf"(?<![\w.&]){local}\b(?! *\()", bare) or re.search(rf"^\s*{local}(\.| =|\[)", text, re.M):
+            out.append(f"    cdef {ctype} {local}")
+    if "&flags" in text:
+        out.append("    cdef uint32_t flags")
+    return out + ["    " + line for line in lines]
+
+
 def threaded_text(codes):
     """Return threaded.pxi."""
-    out = ["# Generated by gen.py from isa.py: one handler per opcode."]
+    out = ["# Generated by gen.py from isa.py: one handler per opcode.",
+           "# Slow halves are called through a table, since gcc would inline them and save their registers on the fast path.",
+           "cdef handler_t[OP_COUNT] slow"]
+    slow = []
     for name, insn, static in codes:
-        lines = emit(body(name, insn, static), THREADED)
-        text = "\n".join(lines)
-        out.append(f"\n\ncdef void h_{name}(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:")
-        for local, ctype in LOCALS.items():
-            if re.search(rf"(?<![\w.&]){local}\b(?! *\()", re.sub(r"\.\w+", "", text)) or re.search(rf"^\s*{local}(\.| =|\[)", text, re.M):
-                out.append(f"    cdef {ctype} {local}")
-        if "&flags" in text:
-            out.append("    cdef uint32_t flags")
-        out += ["    " + line for line in lines]
+        template = body(name, insn, static)
+        for part in template:
+            if isinstance(part, Slow):
+                out += threaded_function(f"slow_{name}", emit(part.lines, THREADED))
+                slow.append(name)
+        out += threaded_function(f"h_{name}", emit(template, THREADED, f"slow[OP_{name.upper()}](h, op, x, n)"))
     out.append("\n\ncdef handler_t[OP_COUNT] handlers")
     for number, (name, _, _) in enumerate(codes):
         out.append(f"handlers[{number}] = h_{name}")
+    out += [f"slow[OP_{name.upper()}] = slow_{name}" for name in slow]
     return "\n".join(out) + "\n"
 
 
