@@ -90,11 +90,13 @@ def put_row(asm: Assembler, name: str, head: Token, operands: list[Operand]) -> 
         raise error(head, f"{row.name} needs the extension {needed}; the isa here is {asm.isa}")
     if row.length == 2 and not asm.compress:
         raise error(head, f"{row.name} is compressed, and .option norvc is in force")
-    for operand in operands:
-        for at, token in enumerate(operand):
-            if token.text == "pcrel_hi" and at and operand[at - 1].text == "%":
-                asm.pcrel[asm.here] = signed64(evaluate(operand[at + 2:-1], asm) - asm.here)
-    word = encode(row, head, operands, asm, ordering=ordering) if asm.strict else 0
+    word = 0
+    if asm.strict:
+        word = encode(row, head, operands, asm, ordering=ordering)
+    else:
+        for operand in operands:
+            if any(token.text == "pcrel_hi" for token in operand):
+                evaluate(operand, asm)  # a %pcrel_lo before this place will want its distance
     put_word(asm, head, word, row.length)
 
 

@@ -33,6 +33,7 @@ class Env(Protocol):
 
     here: int
     strict: bool  # False while sizes are being found and symbols may still read as 0
+    pcrel: dict[int, int]  # the distance that the %pcrel_hi at an address was made of
 
     def symbol(self, token: Token) -> int:
         """Return the value of a name or a numeric label."""
@@ -235,7 +236,8 @@ class _Evaluation:
             return signed12(self.env.pcrel_of(value, token))
         if name == "pcrel_hi":
             value = signed64(value - self.env.here)
-        return high20(value, token, f"%{name}")
+            self.env.pcrel[self.env.here] = value
+        return high20(value, token, f"%{name}") if self.env.strict else 0
 
 
 def signed64(value: int) -> int:

@@ -90,6 +90,12 @@ def test_relocations() -> None:
     assert code.symbols["there"] - code.symbols["here"] == 0x2000 - 4
 
 
+def test_the_low_half_may_come_before_the_high_one() -> None:
+    code = asm("j 2f; 1: addi a0, a0, %pcrel_lo(2f); ret; 2: auipc a0, %pcrel_hi(x); j 1b; .space 0x1000; x:")
+    lines = [line.text for line in disasm(code[:20], BASE)]
+    assert (lines[1], lines[3]) == ("addi a0,a0,8", "auipc a0,0x1")
+
+
 # ---- pseudo-instructions -------------------------------------------------------------------------------------------
 PSEUDO = {
     "nop": "addi zero,zero,0", "mv a0,a1": "addi a0,a1,0", "not a0,a1": "xori a0,a1,-1", "neg a0,a1": "sub a0,zero,a1",
