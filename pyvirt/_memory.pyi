@@ -1,6 +1,9 @@
 from collections.abc import Iterator
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class _Tree:
     @property
     def base(self) -> int: ...
@@ -15,7 +18,7 @@ class _Tree:
 
 @final
 class Root(_Tree):
-    def __init__(self) -> None: ...
+    def __init__(self, *args: object) -> None: ...
     def diff(self, other: Root) -> list[int]: ...
 
 @final

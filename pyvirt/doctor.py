@@ -4,7 +4,6 @@ Owns the list of checks. Each is one line: what was looked for, what was found, 
 """
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvirt import _digest, pull
+from pyvirt._hart import choose_core
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ def _build() -> Check:
 def _core() -> Check:
     """Say which interpreter core this process would run, and why."""
     try:
-        hart = importlib.import_module("pyvirt._hart")
-    except ImportError as error:
-        return Check("core", f"none: {error}", ok=False, advice=f"run `{_digest.COMMAND}`")
-    name, why = hart.core_choice()
+        name, why = choose_core()
+    except ValueError as error:
+        return Check("core", "none", ok=False, advice=str(error))
     return Check("core", f"{name}: {why}")
 
 
