@@ -35,10 +35,3 @@ cdef inline int fp_rounding_of(hart_t* h, int rm) noexcept nogil:
 cdef inline void fp_dirty(hart_t* h) noexcept nogil:
     h.s.mstatus |= MSTATUS_FS
     h.fp_mode = 2 if h.s.frm < 4 else 1
-
-
-cdef inline void fp_accrue(hart_t* h, uint32_t flags, int wrote) noexcept nogil:
-    """Account for an operation done in software: its flags, and that it changed an f register or fcsr."""
-    h.s.fflags |= flags
-    if (wrote or flags) and h.fp_mode != 2:
-        fp_dirty(h)

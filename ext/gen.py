@@ -184,9 +184,9 @@ def body_fp(insn, static):
         "    h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)",
         "    @LEAVE",
         "else:",
-        "    flags = 0",
-        f"    {target} = soft_{insn.ident}({args}, rm, &flags)",
-        f"    fp_accrue(h, flags, {int(to_f)})",
+        # NULL: exceptions go to the host's sticky flags, as those of the native bodies do.
+        f"    {target} = soft_{insn.ident}({args}, rm, NULL)",
+        *(["    if h.fp_mode != 2:", "        fp_dirty(h)"] if to_f else []),
         "    @NEXT",
     ]
     if rounds(insn):
@@ -356,8 +356,6 @@ def threaded_function(name, lines):
     for local, ctype in LOCALS.items():
         if re.search(rf"(?<![\w.&]){local}\b(?! *\()", bare) or re.search(rf"^\s*{local}(\.| =|\[)", text, re.M):
             out.append(f"    cdef {ctype} {local}")
-    if "&flags" in text:
-        out.append("    cdef uint32_t flags")
     return out + ["    " + line for line in lines]
 
 
@@ -388,7 +386,7 @@ def switch_text(codes):
     for local, ctype in LOCALS.items():
         if local != "j":
             out.append(f"    cdef {ctype} {local}")
-    out.append("    cdef uint32_t flags\n    cdef meta_t* meta\n    cdef int opcode")
+    out.append("    cdef meta_t* meta\n    cdef int opcode")
     out.append("    while True:")
     out.append("        meta = meta_of(op)")
     out.append("        if meta.idx >= n:")

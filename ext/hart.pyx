@@ -548,6 +548,11 @@ cdef class Core:
             self.m.clock.icount = icount
 
     @property
+    def current(self) -> int:
+        """The hart whose turn it is: the one that a stop is about."""
+        return self.m.clock.current
+
+    @property
     def harts(self) -> int:
         return self.m.nharts
 
