@@ -1,0 +1,124 @@
+"""Every device driven by Linux's own driver, in one boot of Debian's kernel; a disk across two."""
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvirt.devices.virtio_blk import VirtioBlk
+from pyvirt.devices.virtio_console import VirtioConsole
+from pyvirt.devices.virtio_rng import VirtioRng
+from pyvirt.disk import Disk
+from tests import needs
+from tests.devices.handmade import Handmade
+
+MODULES = "mods=virtio_mmio,virtio_blk,virtio-rng,crc16,mbcache,jbd2,ext4"
+CMDLINE = f"console=ttyS0 quiet cryptomgr.notests {MODULES}"
+
+
+class Linux(Handmade):
+    """A booted guest at its prompt, with a disk, a console port and an entropy source."""
+
+    def __init__(self, guest: Callable[[str], Path], disk: Disk) -> None:
+        self.blk, self.port, self.rng = VirtioBlk(disk, serial="disk-0"), VirtioConsole(), VirtioRng(seed=1)
+        super().__init__(
+            firmware=guest("opensbi-1.9-fw_dynamic.bin"), kernel=guest("Image-7.2.zst"),
+            initrd=guest("initramfs-slim.cpio.zst"), cmdline=CMDLINE, virtio=[self.blk, self.port, self.rng])
+        self.run("GUEST-SHELL")
+        self.run("~ # ")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    mke2fs = needs.need_program("e2fsprogs", "mke2fs")
+    folder = tmp_path_factory.mktemp("disk")
+    (folder / "root").mkdir()
+    (folder / "root" / "hello").write_text("from the host\n")
+    path = folder / "disk.ext4"
+    subprocess.run([mke2fs, "-q", "-t", "ext4", "-d", folder / "root", path, "16M"], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def linux(guest: Callable[[str], Path], image: Path) -> Linux:
+    return Linux(guest, Disk(image))
+
+
+def test_interrupt_controllers_and_uart(linux: Linux) -> None:
+    interrupts = linux.shell("cat /proc/interrupts")
+    lines = {line.split()[-1]: line.split() for line in interrupts.splitlines() if "PLIC" in line}
+    assert {"ttyS0", "101000.rtc", "virtio0", "virtio1", "virtio2"} <= set(lines)
+    assert int(lines["ttyS0"][1]) > 10
+    assert "is a 16550A" in linux.shell("dmesg | grep ttyS0")
+
+
+def test_uart_takes_a_long_paste_without_loss(linux: Linux) -> None:
+    text = "".join(f"line {n} " + "x" * (n % 60) + "\n" for n in range(300))
+    linux.uart.send(b"stty -echo; echo READY-$((6*7)); cat > /tmp.txt\n")
+    linux.run("READY-42\r\n")
+    linux.uart.send(text.encode() + b"\x04")
+    digest = linux.shell("md5sum /tmp.txt; wc -c < /tmp.txt; stty echo")
+    assert digest.split()[0] == hashlib.md5(text.encode()).hexdigest(), digest
+    assert linux.uart.regs.tx_dropped == 0
+
+
+def test_rtc_sets_the_date_and_repeats(linux: Linux) -> None:
+    assert linux.shell("date -u +%Y-%m-%d") == "2024-01-01"
+    assert linux.shell("cat /sys/class/rtc/rtc0/date") == "2024-01-01"
+    assert linux.shell("cat /sys/class/rtc/rtc0/name").startswith("goldfish_rtc")
+
+
+def test_entropy_repeats_by_seed(linux: Linux) -> None:
+    assert linux.shell("cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"
+    taken = linux.rng.state["counter"]
+    assert len(set(linux.shell("head -c 64 /dev/hwrng | od -An -tx1").split())) > 20
+    assert linux.rng.state["counter"] >= taken
+    assert taken > 0
+
+
+def test_console_port_both_ways(linux: Linux) -> None:
+    linux.shell("echo to the host > /dev/hvc0")
+    assert linux.port.drain() == b"to the host\r\n"
+    linux.port.send(b"to the guest\n")
+    assert linux.shell("head -n1 /dev/hvc0") == "to the guest"
+
+
+def test_disk_files_trim_and_reread_in_an_overlay(linux: Linux, image: Path) -> None:
+    before = hashlib.md5(image.read_bytes()).hexdigest()
+    assert linux.shell("cat /sys/block/vda/serial; echo; cat /sys/block/vda/size").split() == ["disk-0", "32768"]
+    assert linux.shell("mkdir -p /mnt; mount /dev/vda /mnt; cat /mnt/hello") == "from the host"
+    wrote = linux.shell("dd if=/dev/urandom of=/mnt/big bs=64k count=64 2>/dev/null; sync; md5sum < /mnt/big")
+    linux.shell("umount /mnt; echo 3 > /proc/sys/vm/drop_caches; mount /dev/vda /mnt")
+    assert linux.shell("md5sum < /mnt/big") == wrote
+    assert "trimmed" in linux.shell("rm /mnt/big; fstrim -v /mnt")
+    linux.shell("umount /mnt")
+    assert linux.blk.disk.changed_blocks > 1000
+    assert (linux.blk.error, linux.port.error, linux.rng.error) == ("", "", "")
+    assert hashlib.md5(image.read_bytes()).hexdigest() == before
+
+
+def test_power_off(linux: Linux) -> None:
+    """Last of the module: the guest is gone after it."""
+    linux.uart.send(b"poweroff -f\n")
+    while linux.exit is None:
+        assert linux.core.run(linux.core.icount + 1_000_000_000) in ("notify", "exit")
+        linux.uart.drain()
+    assert linux.exit == ("poweroff", 0)
+
+
+@pytest.mark.slow
+def test_a_file_written_to_a_direct_disk_is_there_in_the_next_boot(
+        guest: Callable[[str], Path], image: Path, tmp_path: Path) -> None:
+    e2fsck = needs.need_program("e2fsprogs", "e2fsck")
+    path = tmp_path / "direct.ext4"
+    shutil.copy(image, path)
+    with Disk(path, mode="direct") as disk:
+        Linux(guest, disk).shell("mkdir -p /mnt; mount /dev/vda /mnt; echo kept > /mnt/new; umount /mnt")
+    subprocess.run([e2fsck, "-fn", path], check=True, capture_output=True)
+    with Disk(path, mode="direct") as disk:
+        assert Linux(guest, disk).shell("mkdir -p /mnt; mount /dev/vda /mnt; cat /mnt/new; umount /mnt") == "kept"
+    subprocess.run([e2fsck, "-fn", path], check=True, capture_output=True)
