@@ -517,6 +517,7 @@ cdef class Core:
     def stop(self) -> None:
         """Ask a running core, from any thread, to come back; a run not begun yet comes back at once."""
         self.m.request = 1
+        self.m.leave = 1    # after the request: who clears it looks at the request next
 
     @property
     def icount(self) -> int:
@@ -525,8 +526,26 @@ cdef class Core:
 
     @property
     def time(self) -> int:
-        """Ticks of the 10 MHz time base."""
+        """Ticks of the 10 MHz time base; settable, as by a store to mtime."""
         return time_at(&self.m, self.m.clock.icount)
+
+    @time.setter
+    def time(self, uint64_t ticks) -> None:
+        self.m.clock.time_offset = <int64_t>(ticks - self.m.clock.icount // self.m.ratio)
+
+    @property
+    def current(self) -> int:
+        """Index of the hart whose turn it is."""
+        return self.m.clock.current
+
+    @property
+    def builtin_sbi(self) -> bool:
+        """Whether traps to M-mode end the run with "sbi" or "firmware" instead of entering M-mode."""
+        return bool(self.m.builtin_sbi)
+
+    @builtin_sbi.setter
+    def builtin_sbi(self, bint value) -> None:
+        self.m.builtin_sbi = value
 
     @property
     def ratio(self) -> int:

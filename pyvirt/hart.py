@@ -1,0 +1,379 @@
+"""A hart as Python sees it: registers by name, CSRs with named fields, memory as the hart translates it, disassembly.
+
+Views only; the state lives in the core. Register and CSR names come from the tables of regnames.py and csrnames.py.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from pyvirt.csrfields import FIELDS
+from pyvirt.csrnames import CSR_NAMES, CSRS
+from pyvirt.disasm import Line, disasm
+from pyvirt.errors import ConfigError, GuestAddressError
+from pyvirt.memory import Memory
+from pyvirt.regnames import F_REGS, X_NAMES, X_REGS
+from pyvirt.stop import cause_name
+
+if TYPE_CHECKING:
+    from pyvirt._hart import Core
+    from pyvirt._hart import Hart as CoreHart
+
+U64 = (1 << 64) - 1
+PAGE = 4096
+PRIVS = {0: "U", 1: "S", 3: "M"}
+FETCH, LOAD, STORE = 0, 1, 2
+
+
+def register_value(value: object, name: str) -> int:
+    """Return a value as 64 bits, or raise ConfigError naming the register."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{name}: {value!r} is not allowed; allowed: an int in -2^63...2^64-1")
+    number = int(value.__index__())
+    if not -(1 << 63) <= number <= U64:
+        raise ConfigError(f"{name}: {number:#x} is not allowed; allowed: -2^63...2^64-1")
+    return number & U64
+
+
+def unknown(name: str, what: str, known: Mapping[str, Any]) -> AttributeError:
+    """Return the AttributeError for a name that is none, with the nearest one."""
+    close = get_close_matches(name, known, 1)
+    return AttributeError(f"{what} {name!r} does not exist" + (f"; did you mean {close[0]!r}?" if close else
+                          f"; allowed: {', '.join(list(known)[:8])} ..."))
+
+
+class CsrValue(int):
+    """A CSR's value: an int whose fields are attributes, shown in hexadecimal.
+
+    >>> CsrValue(0x1880, "mstatus").MPP
+    3
+    """
+
+    name: str
+
+    def __new__(cls, value: int, name: str = "") -> CsrValue:
+        self = super().__new__(cls, value)
+        self.name = name
+        return self
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """All named fields and their values."""
+        return {field: int(self) >> low & (1 << width) - 1
+                for field, (low, width) in FIELDS.get(self.name, {}).items()}
+
+    def __getattr__(self, name: str) -> int:
+        known = FIELDS.get(self.__dict__.get("name", ""), {})
+        if name in known and not name.startswith("_"):
+            low, width = known[name]
+            return int(self) >> low & (1 << width) - 1
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise unknown(name, f"field of {self.name}", known) if known else AttributeError(
+            f"{self.name} has no named fields, so no {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *FIELDS.get(self.name, {})]
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
+        return int(self), self.name
+
+    def __repr__(self) -> str:
+        shown = " ".join(f"{field}={value}" for field, value in self.fields.items() if value)
+        return f"{int(self):#x}" + (f" <{shown}>" if shown else "")
+
+    __str__ = __repr__
+
+
+class Csrs:
+    """A hart's CSRs: `csr.mstatus`, `csr.mstatus = value`, `csr.set("mstatus", MPP=1)`, or `csr["mstatus"]`.
+
+    Access is with machine privilege and follows the WARL rules: what is read back is what the hart took.
+    """
+
+    __slots__ = ("_hart",)
+
+    def __init__(self, hart: Hart) -> None:
+        object.__setattr__(self, "_hart", hart)
+
+    def _number(self, name: str | int) -> int:
+        if isinstance(name, int):
+            if not 0 <= name < 4096:
+                raise ConfigError(f"CSR number {name:#x} is not allowed; allowed: 0...0xfff")
+            return name
+        number = CSRS.get(name)
+        if number is None:
+            raise unknown(name, "CSR", CSRS)
+        return number
+
+    def __getitem__(self, name: str | int) -> CsrValue:
+        number = self._number(name)
+        hart: Hart = self._hart
+        try:
+            value = hart._core_hart.csr_read(number)
+        except KeyError:
+            raise AttributeError(f"hart {hart.index} has no CSR {CSR_NAMES.get(number, '')} ({number:#x}) under ISA "
+                                 f"{hart._isa}") from None
+        return CsrValue(value, CSR_NAMES.get(number, f"csr{number:#x}"))
+
+    def __setitem__(self, name: str | int, value: int) -> None:
+        number = self._number(name)
+        hart: Hart = self._hart
+        label = CSR_NAMES.get(number, f"csr {number:#x}")
+        bits = register_value(value, label)
+        try:
+            hart._core_hart.csr_write(number, bits)
+        except KeyError:
+            raise AttributeError(f"hart {hart.index} has no CSR {label} ({number:#x}) under ISA {hart._isa}") from None
+
+    def __getattr__(self, name: str) -> CsrValue:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: int) -> None:
+        self[name] = value
+
+    def set(self, name: str, **fields: int) -> None:
+        """Change named fields of a CSR and leave its other bits."""
+        known = FIELDS.get(name, {})
+        value = int(self[name])
+        for field, new in fields.items():
+            if field not in known:
+                raise unknown(field, f"field of {name}", known)
+            low, width = known[field]
+            if isinstance(new, bool):
+                new = int(new)
+            if not isinstance(new, int) or not 0 <= new < 1 << width:
+                raise ConfigError(f"{name}.{field}: {new!r} is not allowed; allowed: 0...{(1 << width) - 1:#x}")
+            value = value & ~((1 << width) - 1 << low) | new << low
+        self[name] = value
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the CSRs that this hart has."""
+        for name, number in CSRS.items():
+            try:
+                self._hart._core_hart.csr_read(number)
+            except KeyError:
+                continue
+            yield name
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __dir__(self) -> list[str]:
+        return ["set", *self]
+
+    def __repr__(self) -> str:
+        return f"<CSRs of hart {self._hart.index}>"
+
+
+class _Virtual:
+    """The backend of `hart.mem`: translates page by page, with the hart's present privilege, and changes no state."""
+
+    def __init__(self, hart: Hart) -> None:
+        self.hart = hart
+
+    def _pieces(self, va: int, n: int, accesses: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+        done = 0
+        while done < n:
+            at = va + done
+            size = min(PAGE - at % PAGE, n - done)
+            yield self.translate(at, accesses), done, size
+            done += size
+
+    def translate(self, va: int, accesses: tuple[int, ...]) -> int:
+        cause = 0
+        hart = self.hart
+        core = hart._core
+        for access in accesses:
+            try:
+                pa = hart._core_hart.translate(va, access)
+            except LookupError as error:
+                cause = cause or int(error.args[0])
+                continue
+            ram = core.ram
+            if not ram.base <= pa < ram.base + ram.size:
+                raise GuestAddressError(f"va {va:#x} is pa {pa:#x}, which is not RAM ({ram.base:#x}..."
+                                        f"{ram.base + ram.size:#x}); device registers are read by vm.bus.read(pa, width)")
+            return int(pa)
+        satp = CsrValue(hart._core_hart.csr_read(CSRS["satp"]), "satp")
+        raise GuestAddressError(f"va {va:#x} is not mapped for hart {hart.index} in {hart.priv}-mode: "
+                                f"{cause_name(cause)} (satp {satp!r})")
+
+    def read(self, va: int, n: int, /) -> bytes:
+        # What may only be executed can be looked at too.
+        return b"".join(self.hart._core.mem_read(pa, size) for pa, _, size in self._pieces(va, n, (LOAD, FETCH)))
+
+    def write(self, va: int, data: bytes, /) -> None:
+        # A debugger's store: pages that the guest may only read or execute can be written.
+        pieces = list(self._pieces(va, len(data), (STORE, LOAD, FETCH)))
+        for pa, done, size in pieces:
+            self.hart._core.mem_write(pa, data[done:done + size])
+
+
+class Listing(list[Line]):
+    """Disassembled lines that show as text."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __repr__ = __str__
+
+
+class Hart:
+    """One hart: `hart.a0`, `hart.x10`, `hart.fa0`, `hart.pc`, `hart.priv`, `hart.csr`, `hart.mem`, `hart.disasm()`.
+
+    Registers take -2^63 ... 2^64-1 and read unsigned; f registers are their 64 bits. Between instructions only.
+    """
+
+    _PROPERTIES = ("pc", "priv", "waiting", "index", "csr", "mem", "count", "state", "registers")
+
+    def __init__(self, core: Core, index: int, *, check: Callable[[], None], isa: str,
+                 symbols: Callable[[], Mapping[str, int]]) -> None:
+        d = self.__dict__
+        d["_the_core"], d["_index"], d["_check"], d["_isa"], d["_symbols"] = core, index, check, isa, symbols
+        d["_view"] = core.hart(index)
+        d["_csr"] = Csrs(self)
+        d["_mem"] = Memory(_Virtual(self))
+
+    @property
+    def _core(self) -> Core:
+        self._check()
+        return self._the_core  # type: ignore[no-any-return]
+
+    @property
+    def _core_hart(self) -> CoreHart:
+        self._check()
+        return self._view  # type: ignore[no-any-return]
+
+    @property
+    def index(self) -> int:
+        """The hart's number, also its mhartid."""
+        return self._index  # type: ignore[no-any-return]
+
+    @property
+    def pc(self) -> int:
+        """Virtual address of the next instruction."""
+        return self._core_hart.pc
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        bits = register_value(value, "pc")
+        if bits & 1:
+            raise ConfigError(f"pc: {bits:#x} is not allowed; allowed: even addresses")
+        self._core_hart.pc = bits
+
+    @property
+    def priv(self) -> str:
+        """Privilege mode: "M", "S" or "U"."""
+        return PRIVS[self._core_hart.priv]
+
+    @priv.setter
+    def priv(self, value: str) -> None:
+        for number, name in PRIVS.items():
+            if value == name:
+                self._core_hart.priv = number
+                return
+        raise ConfigError(f"priv: {value!r} is not allowed; allowed: 'M', 'S', 'U'")
+
+    @property
+    def waiting(self) -> bool:
+        """True in WFI."""
+        return self._core_hart.waiting
+
+    @property
+    def state(self) -> str:
+        """Whether the built-in firmware has the hart "started", "stopped" or "suspended"."""
+        return {0: "started", 1: "stopped", 4: "suspended"}[self._core_hart.hsm]
+
+    @property
+    def count(self) -> int:
+        """Instructions this hart attempted."""
+        return self._core_hart.count
+
+    @property
+    def csr(self) -> Csrs:
+        """The control and status registers."""
+        return self._csr  # type: ignore[no-any-return]
+
+    @property
+    def mem(self) -> Memory:
+        """Memory at virtual addresses, as the hart translates them now."""
+        return self._mem  # type: ignore[no-any-return]
+
+    @property
+    def registers(self) -> dict[str, int]:
+        """The integer registers by ABI name, and pc."""
+        view = self._core_hart
+        return {**{name: view.x(number) for name, number in zip(X_NAMES, range(32), strict=True)}, "pc": view.pc}
+
+    def __getattr__(self, name: str) -> int:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in X_REGS:
+            return self._core_hart.x(X_REGS[name])
+        if name in F_REGS:
+            return self._core_hart.f(F_REGS[name])
+        raise self._unknown(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in X_REGS:
+            self._core_hart.set_x(X_REGS[name], register_value(value, name))
+        elif name in F_REGS:
+            self._core_hart.set_f(F_REGS[name], register_value(value, name))
+        elif name in self._PROPERTIES:
+            object.__setattr__(self, name, value)
+        else:
+            raise self._unknown(name)
+
+    def _unknown(self, name: str) -> AttributeError:
+        if name in CSRS:
+            return AttributeError(f"register {name!r} does not exist; did you mean hart.csr.{name}?")
+        return unknown(name, "register", {**X_REGS, **F_REGS, **dict.fromkeys(self._PROPERTIES, 0)})
+
+    def translate(self, va: int) -> int:
+        """Return the physical address of a virtual one, as a load, else a store, else a fetch sees it."""
+        backend = self._mem._backend
+        assert isinstance(backend, _Virtual)
+        return backend.translate(register_value(va, "va"), (LOAD, STORE, FETCH))
+
+    def disasm(self, address: int | None = None, count: int = 8) -> Listing:
+        """Return `count` instructions from a virtual address on, by default from pc."""
+        at = self.pc if address is None else register_value(address, "address")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigError(f"disasm: count is {count!r}; allowed: 1 and up")
+        data = b""
+        while len(data) < 4 * count:
+            size = min(PAGE - (at + len(data)) % PAGE, 4 * count - len(data))
+            try:
+                data += self._fetch(at + len(data), size)
+            except GuestAddressError:
+                if not data:
+                    raise
+                break
+        return Listing(disasm(data, at, symbols=self._symbols(), aliases=True)[:count])
+
+    def _fetch(self, va: int, size: int) -> bytes:
+        """Read code: RAM, or a ROM reached through the bus."""
+        try:
+            return self.mem.read(va, size)
+        except GuestAddressError:
+            view, core = self._core_hart, self._core
+            try:
+                pa = view.translate(va, FETCH)
+                return b"".join(core.bus_read(pa + at, 2).to_bytes(2, "little") for at in range(0, size & ~1, 2))
+            except (LookupError, IndexError):
+                pass
+            raise
+
+    def __dir__(self) -> list[str]:
+        return [*self._PROPERTIES, "disasm", "translate", *X_REGS, *F_REGS]
+
+    def __repr__(self) -> str:
+        try:
+            self._check()
+        except Exception as error:  # noqa: BLE001 - a repr must not fail; the state of the machine is what it shows
+            return f"<Hart {self._index} of a machine that is {'closed' if 'closed' in str(error) else 'running'}>"
+        return f"<Hart {self._index} pc={self.pc:#x} {self.priv}-mode{' waiting' if self.waiting else ''}>"

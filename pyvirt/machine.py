@@ -1,0 +1,427 @@
+"""Machine: parts in, wired by the board; programs loaded; run, stepped, typed to and looked at.
+
+A facade that delegates: the board owns the parts, run.py the loop, hart.py and memory.py the views. What is decided
+here is who may touch a machine when, and how a machine comes up.
+"""
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NoReturn, SupportsIndex
+
+from pyvirt.board import BOARDS, RAM_BASE, Board
+from pyvirt.boot import Boot
+from pyvirt.config import HARTS_MAX, RAM_MAX, RAM_MIN, Config, choice, integer, parse_size, resolve_isa, show_size
+from pyvirt.console import Console
+from pyvirt.devices.base import Device
+from pyvirt.digest import DiskDigests, machine_digest
+from pyvirt.disk import Disk
+from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached
+from pyvirt.fdt import Placed
+from pyvirt.hart import Hart
+from pyvirt.memory import Memory
+from pyvirt.placement import Range
+from pyvirt.run import Input, Runner
+from pyvirt.stop import Condition, Stop, StopReason, condition
+from pyvirt.unpack import Source
+
+U64 = (1 << 64) - 1
+
+
+class Bus:
+    """The machine's bus: device registers, whose reading and writing have effects.
+
+    `vm.bus.read(address, width)`, `vm.bus.write(address, width, value)`; `vm.bus.map` lists what is where.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def read(self, address: int, width: int) -> int:
+        """Read a device register of 1, 2, 4 or 8 bytes. GuestAddressError where a guest would take a fault."""
+        core = self._machine._parts().core
+        try:
+            return core.bus_read(self._address(address), self._width(width))
+        except IndexError:
+            raise self._nothing(address, width) from None
+
+    def write(self, address: int, width: int, value: int) -> None:
+        """Write a device register of 1, 2, 4 or 8 bytes. GuestAddressError where a guest would take a fault."""
+        core = self._machine._parts().core
+        top = 1 << 8 * self._width(width)
+        if isinstance(value, bool) or not isinstance(value, int) or not -(top >> 1) <= value < top:
+            raise ConfigError(f"bus.write: value is {value!r}; allowed: {-(top >> 1):#x}...{top - 1:#x}")
+        try:
+            core.bus_write(self._address(address), width, value % top)
+        except IndexError:
+            raise self._nothing(address, width) from None
+
+    @property
+    def map(self) -> list[tuple[int, int, str]]:
+        """Base, size and name of every region, by address."""
+        return self._machine._parts().map
+
+    @staticmethod
+    def _width(width: int) -> int:
+        if width not in (1, 2, 4, 8):
+            raise ConfigError(f"bus: width is {width!r}; allowed: 1, 2, 4, 8")
+        return width
+
+    @staticmethod
+    def _address(address: int) -> int:
+        return integer(address, name="bus: address", low=0, high=U64)
+
+    def _nothing(self, address: int, width: int) -> GuestAddressError:
+        regions = ", ".join(f"{name} {base:#x}...{base + size:#x}" for base, size, name in self.map)
+        return GuestAddressError(f"bus: no device register of width {width} at {address:#x}; mapped: {regions}")
+
+    def __repr__(self) -> str:
+        return f"<Bus of {self._machine!r}>"
+
+
+class _Physical:
+    """The backend of `vm.mem`: RAM as DMA sees it, and the reset ROM."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def read(self, address: int, n: int, /) -> bytes:
+        board = self._machine._parts()
+        if board.rom is not None and address < RAM_BASE:
+            at = address - board.placed[0].bases[0]
+            return board.rom.content[at:at + n]
+        return board.core.mem_read(address, n)
+
+    def write(self, address: int, data: bytes, /) -> None:
+        self._machine._parts().core.mem_write(address, data)
+
+
+class Machine:
+    """A RISC-V computer.
+
+    `isa` is a string such as "rv64gc" (default: everything there is), `harts` 1 to 64, `ram` bytes or "256M". `disks` are
+    paths or Disks, in the order of /dev/vda, /dev/vdb ...; `devices` are added to the board's own. `board` is "virt-1"
+    or "bare" (no devices). `firmware` is "builtin" or an M-mode image. `core` picks "threaded" or "switch"; `memory_limit`
+    bounds the host memory of the guest's RAM. `clock="host"` lets time follow the host's, logged in `inputs`; the
+    default counts instructions, 100 for each tick of 10 MHz. `seed` decides what the guest's entropy is.
+
+    Raises ConfigError naming the option, what was found and what is allowed.
+
+    >>> with Machine(board="bare", ram="1M") as vm:
+    ...     vm.load(bytes.fromhex("1305a002 73001050"))     # li a0, 42; wfi
+    ...     vm.run().reason.name, vm.hart.a0
+    <Machine bare 1 hart 1M icount=0>
+    ('IDLE', 42)
+    """
+
+    def __init__(self, *, isa: str | None = None, harts: int = 1, ram: SupportsIndex | str = "256M",
+                 disks: Sequence[str | os.PathLike[str] | Disk] = (), devices: Sequence[Device | Placed] = (),
+                 board: str = "virt-1", firmware: str | os.PathLike[str] | bytes = "builtin", core: str | None = None,
+                 memory_limit: SupportsIndex | str | None = None, clock: str = "virtual", seed: int = 0,
+                 echo: Any = False, log: str | os.PathLike[str] | None = None) -> None:
+        self._closed = False
+        self._lock = threading.Lock()
+        self._runner_thread: int | None = None
+        self._in_hook = False
+        self._own_disks: list[Disk] = []
+        choice(board, name="board", allowed=BOARDS)
+        choice(clock, name="clock", allowed=("virtual", "host"))
+        choice(core, name="core", allowed=(None, "threaded", "switch"))
+        self._config = Config(
+            board=board, isa=resolve_isa(isa).string, harts=integer(harts, name="harts", low=1, high=HARTS_MAX),
+            ram=parse_size(ram, name="ram", low=RAM_MIN, high=RAM_MAX, multiple=RAM_MIN), clock=clock,
+            seed=integer(seed, name="seed", low=-(1 << 63), high=U64))
+        limit = None if memory_limit is None else parse_size(memory_limit, name="memory_limit", low=4096, high=1 << 60)
+        self._firmware = firmware
+        self._fw_kind = "none"
+        self._symbols: dict[str, int] = {}
+        self._disk_digests = DiskDigests()
+        self._devices_check(devices)
+        self.console = Console(echo=echo, log=log, send=self._typed)
+        try:
+            opened = [self._open_disk(disk) for disk in self._sequence(disks, "disks")]
+            self._board = Board(self._config, disks=opened, devices=devices, memory_limit=limit, core=core,
+                                on_exit=lambda kind, code: self._runner.on_exit(kind, code))
+            self._runner = Runner(self._board, self.console)
+        except BaseException:
+            self._release()
+            raise
+        regions = [(RAM_BASE, self._config.ram, "ram", True)]
+        if self._board.rom is not None:
+            regions.append((self._board.placed[0].bases[0], self._board.rom.regions[0].size, "rom", False))
+        self._mem = Memory(_Physical(self), regions)
+        self._harts = tuple(Hart(self._board.core, index, check=self._check, isa=self._config.isa,
+                                 symbols=lambda: self._symbols) for index in range(self._config.harts))
+        for index in range(self._config.harts):
+            self._board.core.hart(index).pc = RAM_BASE if self._board.rom is None else self._board.placed[0].bases[0]
+
+    @staticmethod
+    def _sequence(value: Any, name: str) -> list[Any]:
+        if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{name}: {value!r} is not allowed; allowed: a list")
+        return list(value)
+
+    def _devices_check(self, devices: Any) -> None:
+        for device in self._sequence(devices, "devices"):
+            part = device.device if isinstance(device, Placed) else device
+            if not isinstance(part, Device):
+                raise ConfigError(f"devices: {device!r} is not allowed; allowed: a Device, or Placed(device, bases, irqs)")
+
+    def _open_disk(self, disk: Any) -> Disk:
+        if isinstance(disk, Disk):
+            return disk
+        if not isinstance(disk, (str, os.PathLike)):
+            raise ConfigError(f"disks: {disk!r} is not allowed; allowed: a path or a Disk")
+        opened = Disk(disk)
+        self._own_disks.append(opened)
+        return opened
+
+    # -- who may touch it, and when
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError("this machine is closed; make a new one")
+        if self._runner_thread is not None and not (self._in_hook and self._runner_thread == threading.get_ident()):
+            raise MachineBusy("this machine is running; only stop(), console.send() and repr() may be used meanwhile")
+
+    def _parts(self) -> Board:
+        self._check()
+        return self._board
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("this machine is closed; make a new one")
+            if self._runner_thread is not None:
+                raise MachineBusy("this machine is running already; stop() it first")
+            self._runner_thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._runner_thread = None
+
+    def _ask(self, test: Callable[[Any], object]) -> bool:
+        self._in_hook = True
+        try:
+            return bool(test(self))
+        finally:
+            self._in_hook = False
+
+    def _typed(self, data: bytes) -> None:
+        if self._closed:
+            raise ClosedError("this machine is closed; there is nobody to type to")
+        self._runner.pending.append(data)
+        if self._runner_thread is None and self._lock.acquire(blocking=False):
+            try:
+                if self._runner_thread is None:
+                    self._runner.accept_input()
+            finally:
+                self._lock.release()
+
+    # -- programs
+    def load(self, program: Source | None = None, *, kernel: Source | None = None, initrd: Source | None = None,
+             cmdline: str = "", firmware: Source | None = None, dtb: Source | None = None,
+             at: int | None = None) -> Machine:
+        """Load what the machine starts with, and return the machine.
+
+        `program` starts in M-mode at its entry with a0 = hart, a1 = device tree. `kernel` starts in S-mode, by the
+        built-in SBI or by an M-mode `firmware` image; it may come with `initrd` and `cmdline`. `dtb` replaces the device
+        tree made from the parts. `at` is the address of a flat program or kernel. Files are ELF, Linux Image or flat,
+        plain, gzip or zstd, as paths or bytes. Raises LoadError for what is wrong with a file and for overlaps.
+        """
+        board = self._parts()
+        if board.core.icount:
+            raise LoadError(f"load: the machine has run to icount {board.core.icount}; allowed: before the first run. "
+                            "Write to vm.mem instead, or make a new machine")
+        Boot(self, board).load(program=program, kernel=kernel, initrd=initrd, cmdline=cmdline,
+                               firmware=self._firmware if firmware is None else firmware, dtb=dtb, at=at)
+        return self
+
+    # -- running
+    def run(self, *, until: Any = None, instructions: int | None = None, timeout: float | None = None,
+            check: bool = True) -> Stop:
+        """Run, and return the Stop.
+
+        `until` is console text, a compiled regular expression, at(...), trap(...), when(...), a callable, or several
+        joined by `|`. `instructions` counts in icount, `timeout` in host seconds. If the run ends before `until` is met
+        NotReached is raised, with `.stop`; check=False returns the Stop instead. Ctrl-C raises KeyboardInterrupt
+        between two instructions; another run goes on from there.
+        """
+        wanted = None if until is None else condition(until)
+        count = None if instructions is None else integer(instructions, name="instructions", low=0, high=1 << 62)
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or
+                                    not 0 <= timeout < float("inf")):
+            raise ConfigError(f"timeout: {timeout!r} is not allowed; allowed: host seconds, 0 and up")
+        return self._run(wanted, count, timeout, check)
+
+    def _run(self, until: Condition | None, count: int | None, timeout: float | None, check: bool,
+             cancelled: Callable[[], bool] | None = None) -> Stop:
+        with self._running():
+            limit = None if count is None else self._board.core.icount + count
+            stop = self._runner.run(until=until, limit=limit, seconds=timeout, machine=self, cancelled=cancelled)
+            self.console.flush()
+        if until is not None and check and stop.reason is not StopReason.UNTIL:
+            raise NotReached(self._not_reached(until, stop), stop)
+        return stop
+
+    def _not_reached(self, until: Condition, stop: Stop) -> str:
+        tail = self.console.tail()
+        shown = f"; the console's last lines:\n{tail}" if tail else "; nothing was printed on the console"
+        return f"{until} was not reached: {stop}{shown}"
+
+    def step(self, n: int = 1) -> Stop:
+        """Run n instructions; the same as run(instructions=n)."""
+        return self.run(instructions=integer(n, name="step: n", low=0, high=1 << 62))
+
+    def stop(self) -> None:
+        """Ask a running machine, from any thread, to stop; its run() returns STOPPED. Does nothing when it is not running."""
+        if not self._closed and self._runner_thread is not None:
+            self._runner.ask_stop()
+
+    async def run_async(self, *, until: Any = None, instructions: int | None = None, timeout: float | None = None,
+                        check: bool = True) -> Stop:
+        """Run in another thread, as `run` does. Cancelling stops the machine between two instructions; it can go on."""
+        wanted = None if until is None else condition(until)
+        count = None if instructions is None else integer(instructions, name="instructions", low=0, high=1 << 62)
+        asked = threading.Event()
+        task = asyncio.get_running_loop().run_in_executor(
+            None, lambda: self._run(wanted, count, timeout, check, asked.is_set))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            asked.set()
+            self.stop()
+            await asyncio.wait([task])
+            task.exception()  # what the stopped run raised has no one to go to
+            raise
+
+    # -- looking
+    @property
+    def config(self) -> Config:
+        """What the machine is made of."""
+        return self._config
+
+    @property
+    def isa(self) -> str:
+        """The resolved ISA string."""
+        return self._config.isa
+
+    @property
+    def hart(self) -> Hart:
+        """The first hart."""
+        return self._harts[0]
+
+    @property
+    def harts(self) -> tuple[Hart, ...]:
+        return self._harts
+
+    @property
+    def mem(self) -> Memory:
+        """Physical memory: RAM and ROM."""
+        return self._mem
+
+    @property
+    def bus(self) -> Bus:
+        """Device registers, by physical address."""
+        return Bus(self)
+
+    @property
+    def devices(self) -> list[Device]:
+        """The devices, in the order in which they were wired."""
+        return self._parts().devices
+
+    @property
+    def icount(self) -> int:
+        """Instructions attempted by all harts plus idle skips, since power-on."""
+        return self._parts().core.icount
+
+    @property
+    def time(self) -> int:
+        """The guest's time in ticks of 10 MHz."""
+        return self._parts().core.time
+
+    @property
+    def core(self) -> str:
+        """Which core runs: "threaded" or "switch". Nothing in the guest depends on it."""
+        return self._board.core.core
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Symbols of what was loaded; more can be added."""
+        return self._symbols
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What was loaded where."""
+        return self._parts().placement.ranges
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What entered the machine from outside, with the icount at which it did."""
+        return tuple(self._runner.inputs)
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of host memory that the guest's RAM may take, None for no limit; may be raised at any stop."""
+        frames = self._parts().ram.limit
+        return frames * 4096 if frames else None
+
+    @memory_limit.setter
+    def memory_limit(self, value: SupportsIndex | str | None) -> None:
+        frames = 0 if value is None else parse_size(value, name="memory_limit", low=4096, high=1 << 60) // 4096
+        self._parts().ram.limit = frames
+
+    def digest(self) -> str:
+        """Return the digest of the machine's content, 64 hexadecimal digits; digest.py says what it covers."""
+        board = self._parts()
+        extra = {"firmware": self._fw_kind, "htif": self._htif_symbols()}
+        return machine_digest(board, ended=self._runner.ended, extra=extra, disks=self._disk_digests).hex()
+
+    def _htif_symbols(self) -> list[int | None]:
+        return []
+
+    # -- the end
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _release(self) -> None:
+        for disk in self._own_disks:
+            disk.close()
+        self.console.close()
+
+    def close(self) -> None:
+        """Give back memory, files and locks. Closing twice is fine; a running machine raises MachineBusy."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._runner_thread is not None:
+                raise MachineBusy("this machine is running; stop() it before close()")
+            self._closed = True
+        self._board.close()
+        self._release()
+
+    def __enter__(self) -> Machine:
+        self._check()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Machine can't be pickled or copied: it owns memory, files and a thread's attention; "
+                        "vm.config, its Stops and its errors can be")
+
+    def __repr__(self) -> str:
+        c = self._config
+        state = "closed" if self._closed else f"icount={self._board.core.icount}"
+        if self._runner_thread is not None:
+            state = "running"
+        return f"<Machine {c.board} {c.harts} hart{'s' if c.harts > 1 else ''} {show_size(c.ram)} {state}>"
+
+
+__all__ = ["Bus", "Machine"]
