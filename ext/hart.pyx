@@ -534,11 +534,6 @@ cdef class Core:
         self.m.clock.time_offset = <int64_t>(ticks - self.m.clock.icount // self.m.ratio)
 
     @property
-    def current(self) -> int:
-        """Index of the hart whose turn it is."""
-        return self.m.clock.current
-
-    @property
     def builtin_sbi(self) -> bool:
         """Whether traps to M-mode end the run with "sbi" or "firmware" instead of entering M-mode."""
         return bool(self.m.builtin_sbi)

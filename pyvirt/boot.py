@@ -129,9 +129,7 @@ class Boot:
             data = self.board.device_tree(cmdline=cmdline, initrd=initrd)
         else:
             data = self._given_tree(dtb, cmdline, initrd)
-        taken = loader.load_blob(data, write=self.core.mem_write, placement=self.board.placement, name="device tree",
-                                 align=4096, below=BELOW)
-        return taken.start
+        return loader.load_dtb(data, write=self.core.mem_write, placement=self.board.placement, below=BELOW).start
 
     def _given_tree(self, dtb: Source, cmdline: str, initrd: tuple[int, int] | None) -> bytes:
         name = source_name(dtb, None) if not isinstance(dtb, (bytes, bytearray)) else "dtb"

@@ -18,7 +18,7 @@ from pyvirt.board import Board
 from pyvirt.console import Console, Matcher
 from pyvirt.hart import PRIVS
 from pyvirt.sbi import Sbi
-from pyvirt.stop import INTERRUPT, At, Condition, OnTrap, Stop, StopReason, Trap, When
+from pyvirt.stop import At, Condition, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
 
 SLICE_SECONDS = 0.01

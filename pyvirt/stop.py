@@ -49,7 +49,7 @@ def cause_name(cause: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Trap:
-    """A trap as it was delivered: `cause` as in mcause, `pc` where it happened, `priv_from` and `priv_to` as letters."""
+    """A trap as delivered: `cause` as in mcause, `pc` where it happened, `priv_from` and `priv_to` as letters."""
 
     cause: int
     tval: int

@@ -21,11 +21,12 @@ RANKS = [
     {"errors", "_digest", "_build"},
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
-    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "sizes"},
-    {"devices", "hart", "memory", "fdt", "guests", "console", "clock", "config"},
+    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk",
+     "config", "csrfields", "stop"},
+    {"devices", "hart", "memory", "fdt", "guests", "console", "firmware"},
     {"board"},
-    {"snapshot", "walk", "sbi", "symbols"},
-    {"machine", "run", "until"},
+    {"snapshot", "walk", "sbi", "digest"},
+    {"machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "show", "testing", "demo"},
     {"doctor"},
