@@ -62,6 +62,8 @@ cdef int device_read(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t* v
     cdef machine_t* m = h.m
     cdef int st
     m.clock.icount = h.icount_end - <uint64_t>left
+    if m.request:
+        m.leave = 1  # registers can be slow: a stop asked for does not wait for the slice's end
     value[0] = 0
     h.api.fp_end(h)
     st = bus_read(m, pa, width, value)
@@ -81,6 +83,8 @@ cdef int device_write(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t v
     cdef machine_t* m = h.m
     cdef int st
     m.clock.icount = h.icount_end - <uint64_t>left
+    if m.request:
+        m.leave = 1  # registers can be slow: a stop asked for does not wait for the slice's end
     h.api.fp_end(h)
     st = bus_write(m, pa, width, value)
     h.api.fp_begin(h)

@@ -210,6 +210,7 @@ cdef struct core_api_t:
     # tlb.pyx: banks, and what drops entries
     void (*select)(hart_t* h) noexcept nogil
     void (*drop_all)(machine_t* m) noexcept nogil
+    void (*drop_writes)(void* machine) noexcept nogil
     void (*drop_frame)(machine_t* m, frame_t* frame, int what) noexcept nogil
     void (*drop_code)(machine_t* m, code_t* code) noexcept nogil
     int (*fill_data)(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil

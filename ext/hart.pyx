@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 import os
+from time import monotonic
 
 from arch cimport *
 from cache cimport *
@@ -29,7 +30,8 @@ cdef extern from *:
 
 
 cdef enum:
-    SLICE = 4000000         # instructions between two looks at signals: some 10 ms
+    SLICE_MIN = 50000       # instructions between two looks at signals; adapted to take some 10 ms
+    SLICE_MAX = 16000000
     QUANTUM = 2000
 
 
@@ -50,6 +52,16 @@ cdef load_api():
 
 load_api()
 THREADED_WORKS = _hart_threaded.probe()
+
+# Extensions that a machine may have or not: their bits in `Core(exts=)`.
+EXTENSIONS = {
+    "i": 1 << EXT_I, "m": 1 << EXT_M, "a": 1 << EXT_A, "f": 1 << EXT_F, "d": 1 << EXT_D, "c": 1 << EXT_C,
+    "zicsr": 1 << EXT_ZICSR, "zifencei": 1 << EXT_ZIFENCEI, "zicntr": 1 << EXT_ZICNTR, "zihpm": 1 << EXT_ZIHPM,
+    "zba": 1 << EXT_ZBA, "zbb": 1 << EXT_ZBB, "zbs": 1 << EXT_ZBS, "zicond": 1 << EXT_ZICOND,
+    "zicbom": 1 << EXT_ZICBOM, "zicboz": 1 << EXT_ZICBOZ, "zicbop": 1 << EXT_ZICBOP,
+    "zihintpause": 1 << EXT_ZIHINTPAUSE, "sstc": 1 << EXT_SSTC, "svinval": 1 << EXT_SVINVAL,
+    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S, "u": 1 << EXT_U,
+}
 
 
 def choose_core() -> tuple[str, str]:
@@ -286,6 +298,7 @@ cdef class Core:
     cdef object owners
     cdef object bridges
     cdef readonly bint running
+    cdef uint64_t slice
 
     def __cinit__(self, ram, *, uint32_t harts=1, uint64_t exts, uint64_t satp_modes=0x700, uint32_t ratio=100,
                   uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0):
@@ -301,11 +314,13 @@ cdef class Core:
             raise ValueError(f"core is {core!r}; allowed: threaded, switch")
         self.ram = ram
         self.devices, self.owners, self.bridges = [], [], []
+        self.slice = 1000000
         self.m.ram = <ram_t*>PyCapsule_GetPointer(ram.capsule(), "pyvirt.ram_t")
         self.m.mem = mem_api
         self.m.api = &api
         self.m.ram.listener = &self.m
         self.m.ram.replaced = api.replaced
+        self.m.ram.evict = api.drop_writes
         self.m.ratio = ratio
         self.m.quantum = quantum
         self.m.builtin_sbi = builtin_sbi
@@ -357,6 +372,7 @@ cdef class Core:
         if self.m.ram != NULL:
             self.m.ram.listener = NULL
             self.m.ram.replaced = NULL
+            self.m.ram.evict = NULL
         for i in range(self.m.nharts):
             if self.m.harts[i].cache != NULL:
                 api.cache_free(self.m.harts[i].cache)
@@ -485,20 +501,27 @@ cdef class Core:
     def run(self, limit=None) -> str:
         """Run until icount `limit` (None: no end) or a stop, and return its name (see STOPS).
 
-        Signals are looked at about every 10 ms. An exception of a Python device leaves unchanged, with the access not
+        Signals are looked at about every 10 ms; how often changes nothing a guest can notice. An exception of a Python device leaves unchanged, with the access not
         done; another run goes on from there.
         """
         cdef uint64_t end = NEVER if limit is None else limit
         cdef int stop
+        cdef double began, took
         if self.running:
             raise RuntimeError("the core is running")
         self.running = True
         try:
             while True:
-                self.m.limit = end if end - self.m.clock.icount < SLICE or end < self.m.clock.icount \
-                    else self.m.clock.icount + SLICE
+                self.m.limit = end if end - self.m.clock.icount < self.slice or end < self.m.clock.icount \
+                    else self.m.clock.icount + self.slice
+                began = monotonic()
                 with nogil:
                     machine_run(&self.m)
+                took = monotonic() - began
+                if took > 0.02 and self.slice > SLICE_MIN:
+                    self.slice //= 2
+                elif took < 0.005 and self.slice < SLICE_MAX and self.m.clock.icount == self.m.limit:
+                    self.slice *= 2
                 stop = self.m.stop
                 self.m.stop = STOP_NONE
                 if stop == STOP_LIMIT and self.m.clock.icount < end:

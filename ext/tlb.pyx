@@ -125,6 +125,18 @@ cdef void drop_all(machine_t* m) noexcept nogil:
                     bank_clear(m.harts[i].cache.bank[b])
 
 
+cdef void drop_writes(void* machine) noexcept nogil:
+    """Drop all write entries: whoever caches an answer to "what changed" must see the next store to every frame."""
+    cdef machine_t* m = <machine_t*>machine
+    cdef uint32_t i
+    cdef int b
+    for i in range(m.nharts):
+        if m.harts[i].cache != NULL:
+            for b in range(BANKS):
+                if m.harts[i].cache.bank[b] != NULL:
+                    memset(&m.harts[i].cache.bank[b].w[0], 0xFF, sizeof(m.harts[i].cache.bank[b].w))
+
+
 cdef inline void jump_drop_range(bank_t* bank, uint64_t va, uint64_t mask) noexcept nogil:
     cdef int i
     for i in range(JUMP_SIZE):
@@ -399,6 +411,7 @@ cdef int fill_fetch(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil:
 cdef void fill_api(core_api_t* api) noexcept nogil:
     api.select = tlb_select
     api.drop_all = drop_all
+    api.drop_writes = drop_writes
     api.drop_frame = drop_frame
     api.drop_code = drop_code
     api.fill_data = fill_data
