@@ -383,7 +383,14 @@ cdef class UartRegs:
     @property
     def packed(self):
         """The state as bytes: one struct, then the input that waits. Same host byte order and version only."""
-        return (<const char*>&self.u.state)[:sizeof(uart_state_t)] + self.queued()
+        cdef uart_state_t state = self.u.state
+        cdef uint32_t i
+        # Canonical: the FIFO from slot 0 on, zeros behind it, so that equal content has equal bytes.
+        memset(&state.rx[0], 0, FIFO)
+        for i in range(state.rx_len):
+            state.rx[i] = self.u.state.rx[(state.rx_head + i) & (FIFO - 1)]
+        state.rx_head = 0
+        return (<const char*>&state)[:sizeof(uart_state_t)] + self.queued()
 
     @packed.setter
     def packed(self, bytes data):

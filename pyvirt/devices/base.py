@@ -193,6 +193,14 @@ def check_state(state: Mapping[str, Any], name: str, version: int, keys: set[str
         raise ConfigError(f"{name}: state has keys {sorted(found)}, expected {sorted(keys)}")
 
 
+def load_fields(regs: Any, name: str, fields: dict[str, Any]) -> None:
+    """Restore compiled registers, or raise ConfigError and leave them as they were."""
+    try:
+        regs.fields = fields
+    except (ValueError, TypeError, OverflowError, LookupError) as error:
+        raise ConfigError(f"{name}: state is refused: {error}") from error
+
+
 def state_int(name: str, state: Mapping[str, Any], key: str, *, low: int = 0, high: int) -> int:
     """Return an integer of a state, or raise ConfigError naming it and its range."""
     value = state[key]

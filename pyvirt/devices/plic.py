@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyvirt._device_plic import PlicRegs
-from pyvirt.devices.base import Device, FdtContext, FdtNode, IrqLine, Region, Wiring
+from pyvirt.devices.base import Device, FdtContext, FdtNode, IrqLine, Region, Wiring, load_fields
 from pyvirt.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ class Plic(Device):
         return self.regs.fields
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.regs.fields = state
+        load_fields(self.regs, self.NAME, state)
 
     @property
     def packed(self) -> bytes:

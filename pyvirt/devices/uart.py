@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyvirt._device_uart import UartRegs
-from pyvirt.devices.base import Device, FdtContext, FdtNode, Region, Wiring
+from pyvirt.devices.base import Device, FdtContext, FdtNode, Region, Wiring, load_fields
 
 
 class Uart(Device):
@@ -50,7 +50,7 @@ class Uart(Device):
         return self.regs.fields
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.regs.fields = state
+        load_fields(self.regs, self.NAME, state)
 
     @property
     def packed(self) -> bytes:

@@ -322,7 +322,7 @@ def test_a_device_tree_has_room_to_grow() -> None:
     assert (taken.start % 4096, taken.end - taken.start) == (0, 400 + (64 << 10))
     assert taken.end <= initrd.start
     with pytest.raises(LoadError, match=r"dtb2 .* overlaps dtb "):
-        load_dtb(b"tree", write=ram.write, placement=ram.placement, name="dtb2", at=taken.end - 8)
+        load_dtb(b"tree", write=ram.write, placement=ram.placement, name="dtb2", at=taken.start + 16)
 
 
 def test_a_failing_write_undoes_the_load() -> None:

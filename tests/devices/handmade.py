@@ -5,7 +5,6 @@ import struct
 from pathlib import Path
 
 from pyvirt._hart import Core
-
 from pyvirt._memory import Ram
 from pyvirt.devices.base import Clock, Device, IrqLine, Wiring
 from pyvirt.devices.clint import Clint

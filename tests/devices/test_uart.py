@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pyvirt._bus import PyNotify
 from pyvirt.devices.base import BusFault
 from pyvirt.devices.uart import Uart
+from pyvirt.errors import ConfigError
 from tests.devices.fakes import Bench
 
 RBR = THR = DLL = 0
@@ -240,6 +241,16 @@ def test_no_packed_state_escapes_the_rules(data: bytes) -> None:
     assert bench.device.state == state
 
 
+def test_packed_state_does_not_show_the_past() -> None:
+    one, two = UartBench(), UartBench()
+    one.device.send(b"gone and left")
+    for _ in range(13):
+        one.get(RBR)
+    one.device.send(b"x")
+    two.device.send(b"x")
+    assert one.device.packed == two.device.packed
+
+
 def test_bad_states_are_refused() -> None:
     bench = UartBench()
     with pytest.raises(ValueError, match="has 2 bytes, expected at least 32"):
@@ -248,7 +259,7 @@ def test_bad_states_are_refused() -> None:
         bench.device.packed = b"\x07" + bench.device.packed[1:]
     with pytest.raises(ValueError, match="17 bytes, expected at most 16"):
         bench.device.state = {**bench.device.state, "rx": bytes(17)}
-    with pytest.raises(OverflowError):
+    with pytest.raises(ConfigError, match="uart: state is refused"):
         bench.device.state = {**bench.device.state, "ier": 256}
 
 
