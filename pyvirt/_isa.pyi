@@ -49,3 +49,4 @@ def find(word: int) -> Insn | None: ...
 ISA: list[Insn]
 BY_NAME: dict[str, Insn]
 HINT_OF: dict[str, str]
+__test__: dict[str, str]
