@@ -114,6 +114,8 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
     if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, offset, size):
         m.leave = 1
     memcpy(frame.bytes + offset, data, size)
+    if pa < m.watch + 8 and m.watch < pa + size:
+        order_leave(m, STOP_NOTIFY)
     return ST_LEAVE if m.leave else ST_OK
 
 

@@ -43,6 +43,8 @@ cdef enum stop_t:
     STOP_EXIT = 9           # the guest powered off, rebooted or failed through a device
     STOP_SLICE = 10         # the slice ended: signals are looked at, then it goes on
     STOP_FIRMWARE = 11      # a trap to M-mode that the built-in firmware has no answer to
+    STOP_AT = 12            # pc is at an address that was asked for
+    STOP_TRAP = 13          # a trap that was asked for has been delivered
 
 
 cdef enum access_t:
@@ -199,6 +201,11 @@ cdef struct machine_t:
     frame_t* trim           # a frame with much dead code, to be thrown away when no op pointer is live
     uint64_t stop_addr      # what the stop is about: the address of a refused access
     uint64_t limit
+    uint64_t* breaks        # virtual addresses before which a run stops; their pages have no jump-cache entries
+    uint32_t nbreaks
+    uint64_t break_from     # icount at which they do not count yet: where the run began
+    uint64_t trap_stops[2]  # causes whose delivery ends a run, a bit each: exceptions, interrupts
+    uint64_t watch          # pa of an aligned doubleword, stores to which end a run with STOP_NOTIFY, or 1 for none
 
 
 cdef struct core_api_t:

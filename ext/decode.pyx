@@ -425,6 +425,18 @@ cdef op_t* lookup_slow(hart_t* h, uint64_t pc) noexcept nogil:
     return scratch_decode(h, raw, length, pc & 4095)
 
 
+cdef int breaks_in_page(machine_t* m, uint64_t pc) noexcept nogil:
+    """Return 2 when pc is an address before which a run stops, 1 when its page holds one, else 0."""
+    cdef uint32_t i
+    cdef int found = 0
+    for i in range(m.nbreaks):
+        if m.breaks[i] == pc:
+            return 2
+        if (m.breaks[i] ^ pc) & PAGE_MASK == 0:
+            found = 1
+    return found
+
+
 cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
     """Return the code at pc, entering it in the jump cache; NULL when a trap was taken (h.s.pc) or a stop ordered.
 
@@ -434,7 +446,16 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
     cdef code_t* code
     cdef op_t* op
     cdef jump_t* j
-    cdef int st = h.api.fetch_page(h, pc, &frame)
+    cdef int st
+    if h.m.nbreaks:
+        # Pages with such an address run one instruction at a time and never enter the jump cache.
+        st = breaks_in_page(h.m, pc)
+        if st == 2 and icount_now(h, h.n) != h.m.break_from:
+            order_leave(h.m, STOP_AT)
+            return NULL
+        if st:
+            return lookup_slow(h, pc)
+    st = h.api.fetch_page(h, pc, &frame)
     if st != ST_OK:
         return lookup_slow(h, pc)
     code = code_of(h.m, frame)

@@ -17,7 +17,7 @@ from time import monotonic
 from arch cimport *
 from cache cimport *
 from ram cimport RAM_OK, ram_api_t, ram_t
-from state cimport HSM_STARTED, STATE_VERSION, clock_state_t, hart_state_t
+from state cimport HSM_STARTED, HSM_STOPPED, STATE_VERSION, clock_state_t, hart_state_t
 
 from pyvirt import _access, _bus, _csr, _decode, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
 
@@ -109,7 +109,7 @@ cdef uint64_t next_event(hart_t* h) noexcept nogil:
 # ---- whose turn -------------------------------------------------------------------------------------------------
 cdef inline int runnable(hart_t* h) noexcept nogil:
     """Say whether a hart may execute now; one that waits goes on when an enabled interrupt is pending."""
-    if h.s.hsm != HSM_STARTED:
+    if h.s.hsm == HSM_STOPPED:
         return 0
     if h.s.waiting and not (api.mip(h, h.m.clock.icount) & h.s.mie):
         return 0
@@ -139,7 +139,7 @@ cdef hart_t* next_hart(machine_t* m) noexcept nogil:
                 return m.harts[i]
         when = NEVER
         for i in range(m.nharts):
-            if m.harts[i].s.hsm == HSM_STARTED:
+            if m.harts[i].s.hsm != HSM_STOPPED:
                 when = min(when, next_event(m.harts[i]))
         if when == NEVER:
             m.stop = STOP_IDLE
@@ -211,6 +211,7 @@ cdef void machine_run(machine_t* m) noexcept nogil:
             api.fp_begin(h)
             lent = h
         h.s.waiting = 0
+        h.s.hsm = HSM_STARTED   # what wakes a suspended hart is what ends WFI
         cause = api.irq(h)
         if cause:
             h.n = 0
@@ -254,7 +255,7 @@ cdef uint64_t clock_now(void* opaque) noexcept nogil:
 cdef void clock_set_now(void* opaque, uint64_t ticks) noexcept nogil:
     cdef machine_t* m = <machine_t*>opaque
     m.clock.time_offset = <int64_t>(ticks - m.clock.icount // m.ratio)
-    m.leave = 1
+    order_leave(m, STOP_NOTIFY)     # whoever runs the machine computes when devices' events are due anew
 
 
 cdef uint64_t clock_get_timer(void* opaque, uint32_t hart) noexcept nogil:
@@ -281,7 +282,7 @@ cdef void exit_notify(void* opaque) noexcept nogil:
 STOPS = {
     STOP_LIMIT: "limit", STOP_REQUEST: "request", STOP_IDLE: "idle", STOP_MEMORY: "memory", STOP_ERROR: "error",
     STOP_NOTIFY: "notify", STOP_SBI: "sbi", STOP_TRAP_LOOP: "trap_loop", STOP_EXIT: "exit", STOP_SLICE: "slice",
-    STOP_FIRMWARE: "firmware",
+    STOP_FIRMWARE: "firmware", STOP_AT: "at", STOP_TRAP: "trap",
 }
 
 
@@ -327,6 +328,7 @@ cdef class Core:
         self.m.exts = exts
         self.m.xlen_modes = satp_modes
         self.m.core = 1 if (core or choose_core()[0]) == "switch" else 0
+        self.m.watch = 1
         self.m.clock.version = STATE_VERSION
         self.m.clock.quantum_left = quantum
         self.m.harts = <hart_t**>calloc(harts, sizeof(hart_t*))
@@ -379,6 +381,7 @@ cdef class Core:
             free(self.m.harts[i])
         free(self.m.harts)
         free(self.m.regions)
+        free(self.m.breaks)
 
     # -- the bus
     def map(self, uint64_t base, uint64_t size, device) -> None:
@@ -454,7 +457,7 @@ cdef class Core:
             self.m.stop, self.m.leave = stop, leave
             raise MemoryError(f"no memory for the page of {self.m.stop_addr:#x}: memory_limit is {self.m.ram.limit} frames")
         if not self.running:
-            self.m.leave = leave
+            self.m.stop, self.m.leave = stop, leave
             self.drain()
 
     cdef void drain(self) noexcept:
@@ -496,6 +499,32 @@ cdef class Core:
             if error is not None:
                 raise error
         raise RuntimeError("a device failed without saying why")
+
+    # -- what ends a run early
+    def stop_at(self, addresses) -> None:
+        """From now on stop with "at" before a hart executes at one of these virtual addresses; not at this icount."""
+        cdef uint32_t count = len(addresses)
+        cdef uint64_t* breaks = NULL
+        if count:
+            breaks = <uint64_t*>calloc(count, sizeof(uint64_t))
+            if breaks == NULL:
+                raise MemoryError()
+        free(self.m.breaks)
+        self.m.breaks, self.m.nbreaks = breaks, 0
+        for address in addresses:
+            breaks[self.m.nbreaks] = address
+            self.m.nbreaks += 1
+        self.m.break_from = self.m.clock.icount
+        api.drop_all(&self.m)
+
+    def stop_on_traps(self, uint64_t exceptions, uint64_t interrupts) -> None:
+        """From now on stop with "trap" behind the delivery of these causes, a bit each."""
+        self.m.trap_stops[0], self.m.trap_stops[1] = exceptions, interrupts
+
+    def watch(self, address) -> None:
+        """From now on stop with "notify" behind stores to the aligned doubleword at physical `address`; None ends it."""
+        self.m.watch = 1 if address is None else <uint64_t>address & ~<uint64_t>7
+        api.drop_all(&self.m)
 
     # -- running
     def run(self, limit=None) -> str:

@@ -83,6 +83,8 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
     else:
         enter_m(h, cause, tval, pc)
     h.api.select(h)
+    if h.m.trap_stops[1 if cause & INTERRUPT_BIT else 0] >> (number & 63) & 1:
+        order_leave(h.m, STOP_TRAP)
     return ST_TRAP
 
 

@@ -123,7 +123,8 @@ class Board:
             wires = tuple(self._plic.source(irq) for irq in placed.irqs)
         else:
             wires = tuple(IrqLine(line) for line in lines)
-        device.attach(Wiring(lines=wires, clock=self._clock, memory=self.core, on_exit=self._on_exit))
+        device.attach(Wiring(lines=wires, clock=self._clock, memory=self.core, on_exit=self._on_exit,
+                             on_schedule=self.core.request_exit))
         for base, region in zip(placed.bases, device.regions, strict=True):
             self.core.map(base, region.size, device)
         self.placed.append(placed)

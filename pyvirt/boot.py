@@ -1,7 +1,7 @@
 """How a machine comes up: what is loaded where, and what the harts find in their registers.
 
 With the built-in SBI hart 0 starts in S-mode at the kernel and the others wait for hart_start. With an M-mode image every
-hart starts in the reset ROM. A program of its own starts in M-mode at its entry, all harts at once.
+hart starts in the reset ROM. A program by itself starts in M-mode at its entry, all harts at once.
 """
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyvirt.board import RAM_BASE, Board
 from pyvirt.errors import ConfigError, LoadError
 from pyvirt.fdt import check_dtb
 from pyvirt.firmware import ROM_BASE, reset_code
+from pyvirt.htif import Htif
 from pyvirt.loader import Loaded
 from pyvirt.sbi import Sbi
 from pyvirt.unpack import Source, open_source, source_name
@@ -59,11 +60,19 @@ class Boot:
         if self.board.config.board != "bare" or dtb is not None:
             tree = self._tree("", None, dtb)
         self.machine._fw_kind = "none"
+        self._host_interface()
         for index in range(self.core.harts):
             hart = self.core.hart(index)
             hart.pc = loaded.entry
             hart.set_x(10, index)
             hart.set_x(11, tree)
+
+    def _host_interface(self) -> None:
+        symbols, runner = self.machine._symbols, self.machine._runner
+        if "tohost" not in symbols:
+            return
+        runner.htif = Htif(self.core, tohost=symbols["tohost"], fromhost=symbols.get("fromhost"),
+                           console_write=runner.write_console, console_read=runner.read_console, on_exit=runner.on_exit)
 
     # -- firmware and kernel
     def _system(self, kernel: Source | None, initrd: Source | None, cmdline: str, firmware: Source, dtb: Source | None,

@@ -378,11 +378,9 @@ class Machine:
     def digest(self) -> str:
         """Return the digest of the machine's content, 64 hexadecimal digits; digest.py says what it covers."""
         board = self._parts()
-        extra = {"firmware": self._fw_kind, "htif": self._htif_symbols()}
-        return machine_digest(board, ended=self._runner.ended, extra=extra, disks=self._disk_digests).hex()
-
-    def _htif_symbols(self) -> list[int | None]:
-        return []
+        runner = self._runner
+        extra = {"firmware": self._fw_kind, "htif": runner.htif.state if runner.htif else None, "typed": runner.typed}
+        return machine_digest(board, ended=runner.ended, extra=extra, disks=self._disk_digests).hex()
 
     # -- the end
     @property

@@ -11,19 +11,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pyvirt._bus import Mmio
 from pyvirt.board import Board
 from pyvirt.console import Console, Matcher
+from pyvirt.csrnames import CSRS
+from pyvirt.errors import ConfigError
 from pyvirt.hart import PRIVS
+from pyvirt.htif import Htif
 from pyvirt.sbi import Sbi
-from pyvirt.stop import At, Condition, OnTrap, Stop, StopReason, Trap, When
+from pyvirt.stop import INTERRUPT, U64, At, Condition, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
 
 SLICE_SECONDS = 0.01
 SLICE_MIN, SLICE_MAX = 10_000, 4_000_000
 UART_LSR = 5
+TICKS_PER_SECOND = 10_000_000
+TRAP_CSRS = {1: ("scause", "stval", "sepc", "sstatus"), 3: ("mcause", "mtval", "mepc", "mstatus")}
 ANY_BYTE = bytes(range(256))
 
 
@@ -69,18 +75,20 @@ class Interrupts:
 
 
 class Runner:
-    """Drives the core of one board; `sbi` is set while the built-in firmware serves."""
+    """Drives the core of one board; `sbi` and `htif` are set while a built-in firmware or a program asks for them."""
 
     def __init__(self, board: Board, console: Console) -> None:
         self.board, self.core, self.console = board, board.core, console
         self.sbi: Sbi | None = None
+        self.htif: Htif | None = None
         self.ended: tuple[str, int] | None = None
         self.inputs: list[Input] = []
+        self.typed = bytearray()  # input of a board without a UART
         self.stop_asked = False
         self.slice = 1_000_000
         self.timed = board.timed
         self.pending: deque[bytes] = deque()
-        self.clock_origin: tuple[float, int] | None = None
+        self.host_clock: HostClock | None = None
         if board.uart is not None:
             board.uart.regs.set_notify(board.core.notify())
 
@@ -89,10 +97,6 @@ class Runner:
         """End the guest behind the current instruction."""
         if self.ended is None:
             self.ended = (kind, code)
-        self.core.request_exit()
-
-    def on_schedule(self) -> None:
-        """Have `next_event` of the devices looked at again behind the current instruction."""
         self.core.request_exit()
 
     def ask_stop(self) -> None:
@@ -107,6 +111,8 @@ class Runner:
             self.inputs.append(Input(self.core.icount, "console", data))
             if self.board.uart is not None:
                 self.board.uart.send(data)
+            else:
+                self.typed += data
 
     def collect(self) -> None:
         """Take the output that is there."""
@@ -116,13 +122,16 @@ class Runner:
                 self.console.feed(data)
 
     def write_console(self, data: bytes) -> None:
+        """Take output of firmware or HTIF, behind what the UART already sent."""
         self.collect()
         self.console.feed(data)
 
     def read_console(self, n: int) -> bytes:
         """Return input as firmware would get it: byte by byte from the UART's receive register."""
         if self.board.uart is None:
-            return b""
+            data = self.typed[:n]
+            del self.typed[:n]
+            return bytes(data)
         port, data = Mmio(self.board.uart), bytearray()
         while len(data) < n and port.read(UART_LSR, 1) & 1:
             data.append(port.read(0, 1))
@@ -135,20 +144,17 @@ class Runner:
         deadline = None if seconds is None else time.monotonic() + seconds
         wait = Waiting(until, self, machine)
         self.stop_asked = cancelled is not None and cancelled()
+        if self.board.config.clock == "host":
+            self.host_clock = HostClock(self)
         with Interrupts(self.core.stop) as interrupts, wait:
             self.accept_input()
             self.collect()
             self.console.restart()
-            while True:
+            stop: Stop | None = None
+            while stop is None:
                 interrupts.check()
-                stop = wait.check()
-                if stop is None:
-                    stop = self._ready(limit, deadline)
-                if stop is not None:
-                    return stop
-                stop = self._slice(limit, wait)
-                if stop is not None:
-                    return stop
+                stop = wait.check() or self._ready(limit, deadline) or self._slice(limit, wait)
+            return stop
 
     def _ready(self, limit: int | None, deadline: float | None) -> Stop | None:
         if self.ended is not None:
@@ -166,6 +172,12 @@ class Runner:
         """Run the core once, up to the next moment at which something is to be looked at."""
         core = self.core
         self.accept_input()
+        if self.host_clock is not None:
+            self.host_clock.sync()
+        if self.htif is not None:
+            self.htif.serve()
+            if self.ended is not None:
+                return None
         event = self._due()
         begin = core.icount
         target = begin + self.slice
@@ -175,11 +187,13 @@ class Runner:
         started = time.perf_counter()
         try:
             status = core.run(target)
+        except MemoryError:
+            # A device could not store: its access is not done, and is done again when there is memory.
+            return self.stopped(StopReason.MEMORY, address=core.stop_addr)
         finally:
             self.collect()
-        taken = time.perf_counter() - started
-        self._adapt(core.icount - begin, taken)
-        return self._after(status, limit, event)
+        self._adapt(core.icount - begin, time.perf_counter() - started)
+        return self._after(status, limit, event, wait)
 
     def _adapt(self, ran: int, taken: float) -> None:
         if taken > 2 * SLICE_SECONDS:
@@ -200,28 +214,43 @@ class Runner:
                 nearest = when if nearest is None else min(nearest, when)
         return nearest
 
-    def _after(self, status: str, limit: int | None, event: int | None) -> Stop | None:
+    def _after(self, status: str, limit: int | None, event: int | None, wait: Waiting) -> Stop | None:
         if status in ("limit", "slice", "notify", "exit", "request"):
             return None
         if status == "sbi":
-            assert self.sbi is not None
-            self.sbi.handle(self.core.current)
-            return None
+            return self._firmware_call(wait)
         if status == "idle":
-            if event is not None and (limit is None or event <= limit):
-                self.core.idle_until(event)
-                return None
-            if event is not None and limit is not None:
-                self.core.idle_until(limit)
-                return None
-            return None if self.pending else self.stopped(StopReason.IDLE)
+            return self._idle(limit, event, wait)
+        if status == "at":
+            return wait.reached()
+        if status == "trap":
+            return wait.trapped(self.last_trap())
         if status == "memory":
             return self.stopped(StopReason.MEMORY, address=self.core.stop_addr)
         if status == "trap_loop":
             return self.stopped(StopReason.TRAP_LOOP, trap=self.last_trap())
         if status == "firmware":
-            return self.stopped(StopReason.FIRMWARE, trap=self.last_trap())
+            return self.stopped(StopReason.FIRMWARE, trap=self.firmware_trap())
         raise RuntimeError(f"the core stopped with {status!r}, which the run loop does not know")
+
+    def _firmware_call(self, wait: Waiting) -> Stop | None:
+        assert self.sbi is not None
+        record = self.firmware_trap() if wait.traps else None
+        try:
+            self.sbi.handle(self.core.current)
+        except MemoryError:
+            return self.stopped(StopReason.MEMORY, address=self.core.stop_addr)
+        return None if record is None else wait.trapped(record)
+
+    def _idle(self, limit: int | None, event: int | None, wait: Waiting) -> Stop | None:
+        """Let time jump to the next event of a device; with none, nothing can ever happen again."""
+        if self.pending:
+            return None
+        if event is None:
+            return self.stopped(StopReason.IDLE)
+        polls = wait.next_poll(self.core.icount)
+        self.core.idle_until(min(at for at in (event, limit, polls) if at is not None))
+        return None
 
     # -- records
     def stopped(self, reason: StopReason, **more: Any) -> Stop:
@@ -229,20 +258,37 @@ class Runner:
         return Stop(reason=reason, pc=core.hart(core.current).pc, icount=core.icount, hart=core.current, **more)
 
     def last_trap(self) -> Trap:
-        """Read the trap that was just delivered from the CSRs of the hart that took it."""
-        core = self.core
-        hart = core.hart(core.current)
-        level = hart.priv
-        if self.sbi is not None and level < 3 and hart.csr_read(0x141) != hart.pc and level == 0:
-            level = 3
-        if level == 1:
-            cause, tval, pc, before = hart.csr_read(0x142), hart.csr_read(0x143), hart.csr_read(0x141), \
-                hart.csr_read(0x100) >> 8 & 1
-        else:
-            cause, tval, pc, before = hart.csr_read(0x342), hart.csr_read(0x343), hart.csr_read(0x341), \
-                hart.csr_read(0x300) >> 11 & 3
-        return Trap(cause=cause, tval=tval, pc=pc, priv_from=PRIVS.get(before, "U"), priv_to=PRIVS[hart.priv],
-                    icount=core.icount)
+        """Read the trap that was just delivered from the CSRs of the mode that took it."""
+        hart = self.core.hart(self.core.current)
+        names = TRAP_CSRS[hart.priv]
+        cause, tval, pc, status = (hart.csr_read(CSRS[name]) for name in names)
+        before = status >> 11 & 3 if hart.priv == 3 else status >> 8 & 1
+        return Trap(cause=cause, tval=tval, pc=pc, priv_from=PRIVS[before], priv_to=PRIVS[hart.priv],
+                    icount=self.core.icount)
+
+    def firmware_trap(self) -> Trap:
+        """Return the trap with which the built-in firmware was called: the hart still stands at it."""
+        hart = self.core.hart(self.core.current)
+        return Trap(cause=hart.csr_read(CSRS["mcause"]), tval=hart.csr_read(CSRS["mtval"]), pc=hart.pc,
+                    priv_from=PRIVS[hart.priv], priv_to="M", icount=self.core.icount)
+
+
+class HostClock:
+    """Lets the guest's time follow the host's while a run lasts; every change of it is logged as input."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._begin, self._ticks = time.monotonic(), runner.core.time
+
+    def sync(self) -> None:
+        """Move the guest's time up to the host's, or wait a little for the host's when idling made it run ahead."""
+        core = self._runner.core
+        now = self._ticks + int((time.monotonic() - self._begin) * TICKS_PER_SECOND)
+        if now > core.time:
+            core.time = now
+            self._runner.inputs.append(Input(core.icount, "clock", now))
+        elif core.time - now > TICKS_PER_SECOND // 1000:
+            time.sleep(min((core.time - now) / TICKS_PER_SECOND, SLICE_SECONDS))
 
 
 class Waiting:
@@ -252,29 +298,54 @@ class Waiting:
         self.runner, self.machine = runner, machine
         parts = until.parts if until is not None else ()
         self.matchers = {Matcher(part.pattern): part for part in parts if isinstance(part, ConsoleCondition)}
-        self.places = [part for part in parts if isinstance(part, At)]
+        self.places = {self._address(part.where): part for part in parts if isinstance(part, At)}
         self.traps = [part for part in parts if isinstance(part, OnTrap)]
         self.tests = [part for part in parts if isinstance(part, When)]
 
+    def _address(self, where: int | str) -> int:
+        if isinstance(where, int):
+            return where
+        symbols = self.machine.symbols
+        if where not in symbols:
+            close = get_close_matches(where, symbols, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; {len(symbols)} symbols were loaded"
+            raise ConfigError(f"at: symbol {where!r} is not known{hint}")
+        return int(symbols[where])
+
     def __enter__(self) -> Waiting:
-        uart = self.runner.board.uart
+        core, uart = self.runner.core, self.runner.board.uart
         if uart is not None:
             last = {matcher.last for matcher in self.matchers}
             uart.regs.interesting = ANY_BYTE if None in last else bytes(sorted(b for b in last if b is not None))
+        if self.places:
+            core.stop_at(list(self.places))
+        if self.traps:
+            masks = [0, 0]
+            for part in self.traps:
+                if part.cause is None:
+                    masks[0] = U64
+                else:
+                    masks[part.cause >> 63] |= 1 << (part.cause & 63)
+            core.stop_on_traps(*masks)
         return self
 
     def __exit__(self, *_: object) -> None:
-        uart = self.runner.board.uart
+        core, uart = self.runner.core, self.runner.board.uart
         if uart is not None:
             uart.regs.interesting = b""
+        if self.places:
+            core.stop_at([])
+        if self.traps:
+            core.stop_on_traps(0, 0)
 
     def next_poll(self, icount: int) -> int | None:
+        """Return the next icount at which a callable is to be asked."""
         if not self.tests:
             return None
         return min((icount // test.every + 1) * test.every for test in self.tests)
 
     def check(self) -> Stop | None:
-        """Return the stop when a condition is met now."""
+        """Return the stop when text or a callable is met now."""
         runner = self.runner
         if self.matchers:
             found = runner.console.match(self.matchers)
@@ -284,4 +355,16 @@ class Waiting:
         for test in self.tests:
             if runner.core.icount % test.every == 0 and self.machine._ask(test.test):
                 return runner.stopped(StopReason.UNTIL, condition=str(test))
+        return None
+
+    def reached(self) -> Stop | None:
+        """Return the stop of a hart that stands at an address asked for."""
+        place = self.places.get(self.runner.core.hart(self.runner.core.current).pc)
+        return None if place is None else self.runner.stopped(StopReason.UNTIL, condition=str(place))
+
+    def trapped(self, trap: Trap) -> Stop | None:
+        """Return the stop of a trap that was asked for."""
+        for part in self.traps:
+            if part.cause == trap.cause or (part.cause is None and not trap.cause & INTERRUPT):
+                return self.runner.stopped(StopReason.UNTIL, condition=str(part), trap=trap)
         return None

@@ -37,13 +37,15 @@ class Wiring:
     """What the board hands to a device.
 
     `lines` are the interrupt outputs, as many as the device's `irqs`. `clock` is the machine's time base, `memory`
-    what DMA goes to. `on_exit(kind, code)` ends the machine: kind is "poweroff", "reboot" or "fail".
+    what DMA goes to. `on_exit(kind, code)` ends the machine: kind is "poweroff", "reboot" or "fail". `on_schedule()` is
+    to be called when a guest's access changed `next_event`, so that it is met at its exact instruction.
     """
 
     lines: tuple[IrqLine, ...] = ()
     clock: Clock | None = None
     memory: DmaMemory | None = None
     on_exit: Callable[[str, int], None] | None = None
+    on_schedule: Callable[[], None] | None = None
 
 
 @dataclass

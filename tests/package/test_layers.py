@@ -25,7 +25,7 @@ RANKS = [
      "config", "csrfields", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware"},
     {"board"},
-    {"snapshot", "walk", "sbi", "digest"},
+    {"snapshot", "walk", "sbi", "htif", "digest"},
     {"machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "show", "testing", "demo"},
