@@ -28,7 +28,8 @@ RANKS = [
     {"snapshot", "walk", "sbi", "htif", "digest"},
     {"machine", "run", "boot"},
     {"__init__"},
-    {"_apt", "_initramfs", "pull", "show", "testing", "demo"},
+    {"_apt", "_initramfs", "pull", "show", "testing", "demo", "script",
+     "terminal"},
     {"doctor"},
     {"cli", "__main__"},
 ]
