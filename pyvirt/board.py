@@ -83,7 +83,7 @@ class Board:
         self._place(Placed(self.uart, (UART,), (UART_IRQ,)))
         given = [d if isinstance(d, Placed) else self._free_place(d) for d in devices
                  if isinstance(d, Placed) or not isinstance(d, VirtioMmio)]
-        cards: list[VirtioMmio] = [VirtioBlk(disk) for disk in disks]
+        cards: list[VirtioMmio] = [VirtioBlk(disk, serial=f"pyvirt-disk{n}") for n, disk in enumerate(disks)]
         cards += [d for d in devices if isinstance(d, VirtioMmio)]
         if len(cards) > VIRTIO_SLOTS:
             raise ConfigError(f"devices: {len(cards)} virtio devices ({len(disks)} of them disks) are given; allowed: "

@@ -14,6 +14,7 @@ from pyvirt.fdt import check_dtb
 from pyvirt.firmware import ROM_BASE, reset_code
 from pyvirt.htif import Htif
 from pyvirt.loader import Loaded
+from pyvirt.opensbi import SCAN, moved_tree
 from pyvirt.sbi import Sbi
 from pyvirt.unpack import Source, open_source, source_name
 
@@ -83,6 +84,7 @@ class Boot:
             first = loader.load_program(firmware, write=self.core.mem_write, placement=self.board.placement,
                                         name=source_name(firmware, None))
             self._room_behind(first)
+            self._moved_tree(first)
         loaded = None if kernel is None else self._load(kernel, at, default=RAM_BASE + KERNEL_OFFSET)
         span = None
         if initrd is not None:
@@ -105,6 +107,15 @@ class Boot:
             end = -(-firmware.end // 4096) * 4096
             if end < room:
                 placement.reserve(f"{firmware.name}'s data", end, room - end)
+
+    def _moved_tree(self, firmware: Loaded) -> None:
+        """Keep the place to which the firmware is going to move the device tree: a kernel there would be overwritten."""
+        placement = self.board.placement
+        start = self.core.mem_read(firmware.start, min(SCAN, firmware.end - firmware.start))
+        moved = moved_tree(start, base=firmware.start)
+        if moved is not None and placement.base <= moved < placement.end:
+            size = min(loader.DTB_ROOM, placement.end - moved)
+            placement.reserve(f"the device tree as {firmware.name} moves it", moved, size)
 
     def _start_builtin(self, kernel: Loaded, tree: int) -> None:
         machine, runner = self.machine, self.machine._runner

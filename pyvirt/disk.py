@@ -6,7 +6,6 @@ block number, so that a copy of the mapping is a snapshot that shares them all.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -208,21 +207,6 @@ class Disk:
             step = min(n, 1 << 20)
             self.write(offset, bytes(step))
             offset, n = offset + step, n - step
-
-    def digest(self) -> bytes:
-        """Return a digest of the size and of every changed block that differs from the file.
-
-        Equal content gives an equal digest. The file's own content is not read beyond those blocks: two machines are compared over the same image.
-        """
-        self._check_open()
-        total = hashlib.sha256(self.size.to_bytes(8, "little"))
-        for number in sorted(self._overlay):
-            block = self._overlay[number]
-            start = number * BLOCK
-            size = min(BLOCK, self.size - start)
-            if block[:size] != self._file(start, size):
-                total.update(number.to_bytes(8, "little") + block[:size])
-        return total.digest()
 
     def flush(self) -> None:
         """Make what was written durable: fsync in direct mode, nothing in an overlay."""

@@ -106,7 +106,7 @@ class Rtc(Device):
         elif offset != ALARM_STATUS:
             raise BusFault(f"rtc: no register at {offset:#x}")
         self.on_event()
-        if self._wiring.on_schedule is not None:
+        if offset in (TIME_LOW, ALARM_LOW, CLEAR_ALARM) and self._wiring.on_schedule is not None:
             self._wiring.on_schedule()
 
     def reset(self) -> None:

@@ -21,7 +21,7 @@ RANKS = [
     {"errors", "_digest", "_build"},
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
-    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk",
+    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
      "config", "csrfields", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware"},
     {"board"},
