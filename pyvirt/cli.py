@@ -244,7 +244,7 @@ def _open_disk(text: str) -> Disk:
     if found is not None and not Path(text).exists():
         path, mode = found["path"], found["value"]
         if found["key"] != "mode" or mode not in ("overlay", "direct"):
-            raise ConfigError(f"--disk: {text!r} has {found['key']}={mode}; allowed: mode=direct, mode=overlay (default)")
+            raise ConfigError(f"--disk: {text!r} has {found['key']}={mode}; allowed: mode=direct, mode=overlay")
     _check_file("--disk", path, "a raw image, with ,mode=direct behind it to have it written")
     return Disk(path, "direct" if mode == "direct" else "overlay")
 

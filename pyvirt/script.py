@@ -42,8 +42,8 @@ def unescape(text: str) -> bytes:
         assert found is not None  # the pattern's last branches take whatever follows
         piece = _one_escape(found)
         if piece is None:
-            raise ConfigError(f"--send: {text!r} has {found[0]!r} at position {slash}; allowed: \\n \\r \\t \\a \\b \\f "
-                              "\\v \\e \\\\ \\' \\\" \\? \\ooo (up to \\377) \\xhh \\uhhhh")
+            raise ConfigError(f"--send: {text!r} has {found[0]!r} at position {slash}; allowed: \\n \\r \\t \\a \\b "
+                              "\\f \\v \\e \\\\ \\' \\\" \\? \\ooo (up to \\377) \\xhh \\uhhhh")
         out += piece
         at = found.end()
     return bytes(out + text[at:].encode("utf-8", "surrogateescape"))
@@ -141,7 +141,7 @@ def guest_code(stop: Stop) -> int:
 
 
 def conclude(stop: Stop, *, matched: bool, quiet: bool = False) -> Outcome:
-    """Say what the end of a run means when nothing is waited for; `matched` says that expectations were, and were met."""
+    """Say what an end means when nothing is waited for; `matched`: there were expectations, and all were met."""
     if stop.reason in (StopReason.INSTRUCTIONS, StopReason.TIMEOUT) and not quiet:
         return Outcome(LIMIT, stop, f"a limit was reached: {stop}")
     if stop.reason is StopReason.EXIT:
