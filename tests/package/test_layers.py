@@ -23,7 +23,7 @@ RANKS = [
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
      "config", "csrfields", "stop"},
-    {"devices", "hart", "memory", "fdt", "guests", "console", "firmware"},
+    {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
     {"snapshot", "walk", "sbi", "htif", "digest"},
     {"machine", "run", "boot"},
