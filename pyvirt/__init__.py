@@ -64,7 +64,7 @@ _WHERE = {
 }
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "asm", "disasm", *_WHERE]  # noqa: PLE0604 - names, all of them
+__all__ = ["__version__", "asm", "disasm", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

@@ -110,8 +110,8 @@ class Board:
     def _place(self, placed: Placed, lines: Sequence[object] | None = None) -> None:
         device = placed.device
         if len(placed.bases) != len(device.regions):
-            raise ConfigError(f"{device.name}: {len(placed.bases)} addresses are given; allowed: {len(device.regions)}, "
-                              "one for each region")
+            raise ConfigError(f"{device.name}: {len(placed.bases)} addresses are given; allowed: "
+                              f"{len(device.regions)}, one for each region")
         for base, region in zip(placed.bases, device.regions, strict=True):
             self._check_place(device.name, base, region.size)
         if lines is None:
@@ -137,15 +137,16 @@ class Board:
         taken.append((RAM_BASE, self.config.ram, "ram"))
         for other, length, what in taken:
             if base < other + length and other < base + size:
-                raise ConfigError(f"{name} {base:#x}..{base + size:#x} overlaps {what} {other:#x}..{other + length:#x}; "
-                                  "give it another address")
+                raise ConfigError(f"{name} {base:#x}..{base + size:#x} overlaps {what} {other:#x}..{other + length:#x}"
+                                  "; give it another address")
 
     def _check_irq(self, name: str, irq: int) -> None:
         if not isinstance(irq, int) or not 1 <= irq <= SOURCES:
             raise ConfigError(f"{name}: interrupt source {irq!r} is not allowed; allowed: 1...{SOURCES}")
         for other in self.placed:
             if irq in other.irqs:
-                raise ConfigError(f"{name}: interrupt source {irq} is taken by {other.device.name}; give it another one")
+                raise ConfigError(f"{name}: interrupt source {irq} is taken by {other.device.name}; "
+                                  f"allowed: a free one in 1...{SOURCES}")
 
     # -- what others ask
     @property

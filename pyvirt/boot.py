@@ -1,7 +1,7 @@
 """How a machine comes up: what is loaded where, and what the harts find in their registers.
 
-With the built-in SBI hart 0 starts in S-mode at the kernel and the others wait for hart_start. With an M-mode image every
-hart starts in the reset ROM. A program by itself starts in M-mode at its entry, all harts at once.
+With the built-in SBI hart 0 starts in S-mode at the kernel and the others wait for hart_start. With an M-mode image
+every hart starts in the reset ROM. A program by itself starts in M-mode at its entry, all harts at once.
 """
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Boot:
     def load(self, *, program: Source | None, kernel: Source | None, initrd: Source | None, cmdline: str,
              firmware: Source, dtb: Source | None, at: int | None) -> None:
         if program is None and kernel is None and (firmware == BUILTIN or firmware is None):
-            raise ConfigError("load: nothing to start; allowed: a program, kernel=, or firmware= with an M-mode image")
+            raise ConfigError("load: found nothing to start; allowed: a program, kernel=, or firmware= with an image")
         if program is not None and (kernel is not None or initrd is not None or cmdline):
-            raise ConfigError("load: a program comes without kernel=, initrd= and cmdline=; allowed: program, or kernel= "
-                              "with initrd= and cmdline=")
+            raise ConfigError("load: a program is given with kernel=, initrd= or cmdline=; allowed: a program alone, "
+                              "or kernel= with initrd= and cmdline=")
         if kernel is None and (initrd is not None):
             raise ConfigError("load: initrd= is given without kernel=; allowed: both")
         if not isinstance(cmdline, str) or "\0" in cmdline:

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import SupportsIndex
 
+from pyvirt._hart import EXTENSIONS
 from pyvirt.errors import ConfigError
 
-# Bits of ext_t in ext/arch.pxd.
-_SINGLE = {"i": 27, "m": 4, "a": 0, "f": 1, "d": 2, "c": 3}
-_MULTI = {
-    "zicbom": 9, "zicbop": 11, "zicboz": 10, "zicntr": 18, "zicond": 8, "zicsr": 25, "zifencei": 26,
-    "zihintpause": 24, "zihpm": 17, "zba": 5, "zbb": 6, "zbs": 7, "sstc": 12, "sv39": None, "sv48": 20, "sv57": 21,
-    "svade": None, "svadu": 16, "svinval": 13, "svnapot": 14, "svpbmt": 15,
-}
-_ALWAYS = 1 << 22 | 1 << 23  # S and U
+_LETTERS = ("i", "m", "a", "f", "d", "c")
+_MULTI = (
+    "zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintpause", "zihpm", "zba", "zbb", "zbs",
+    "sstc", "sv39", "sv48", "sv57", "svade", "svadu", "svinval", "svnapot", "svpbmt",
+)
+_ALWAYS = ("s", "u", "zicsr")
 _IMPLIES = {
     "d": ("f",), "f": ("zicsr",), "zicntr": ("zicsr",), "zihpm": ("zicsr",), "svadu": ("svade",),
     "sv57": ("sv48",), "sv48": ("sv39",),
@@ -75,13 +74,13 @@ def resolve_isa(isa: str | None) -> Isa:
     for at, letter in enumerate(letters):
         if letter == "g":
             asked.update(_G)
-        elif letter in _SINGLE:
+        elif letter in _LETTERS:
             asked.add(letter)
         else:
-            raise ConfigError(f"isa: {isa!r} has {letter!r} at position {4 + at}; allowed: g, {', '.join(_SINGLE)}, and "
-                              f"after _ {', '.join(_MULTI)}")
+            raise ConfigError(f"isa: {isa!r} has {letter!r} at position {4 + at}; allowed: g, {', '.join(_LETTERS)}, "
+                              f"and after _ {', '.join(_MULTI)}")
     for name in multi:
-        if name not in _MULTI and name not in _SINGLE:
+        if name not in _MULTI and name not in _LETTERS:
             close = get_close_matches(name, _MULTI, 1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise ConfigError(f"isa: {isa!r} has {name!r}{hint}; allowed: {', '.join(_MULTI)}")
@@ -96,13 +95,11 @@ def resolve_isa(isa: str | None) -> Isa:
                 todo.append(name)
     asked.add("zicsr")
     order = [name for name in _MULTI if name in asked]
-    exts = _ALWAYS
-    for name in asked:
-        bit = (_SINGLE | _MULTI)[name]
-        if bit is not None:
-            exts |= 1 << bit
+    exts = 0
+    for name in asked.union(_ALWAYS):
+        exts |= EXTENSIONS.get(name, 0)  # svade and the translation modes are no bits of the core's
     modes = sum(1 << 8 + at for at, name in enumerate(_TRANSLATION) if name in asked)
-    return Isa("_".join(["rv64" + "".join(n for n in _SINGLE if n in asked), *order]), exts, modes)
+    return Isa("_".join(["rv64" + "".join(n for n in _LETTERS if n in asked), *order]), exts, modes)
 
 
 def parse_size(value: SupportsIndex | str, *, name: str, low: int = 0, high: int, multiple: int = 1) -> int:

@@ -20,7 +20,8 @@ TRANSCRIPT = 1 << 20
 REGEX_WINDOW = 1 << 12
 
 # CSI, OSC (ended by BEL or ST), character sets, and the other escape sequences of ECMA-48 and xterm.
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])")
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])")
 _ESCAPE_MAX = 256  # a sequence that has not ended by then is text
 
 
@@ -171,7 +172,7 @@ class Console:
             self._echo(data)
 
     def _echo(self, data: bytes) -> None:
-        out = sys.stdout if self.echo is True else self.echo
+        out: Any = sys.stdout if self.echo is True else self.echo
         binary = getattr(out, "buffer", None)
         if binary is not None:
             out.flush()

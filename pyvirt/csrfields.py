@@ -1,4 +1,7 @@
-"""Fields of control and status registers by name: lowest bit and width. Privileged manual 1.13, each register's figure."""
+"""Fields of control and status registers by name: lowest bit and width.
+
+Source: privileged manual 1.13, the figure of each register.
+"""
 from __future__ import annotations
 
 _INTERRUPTS = {"SSI": 1, "MSI": 3, "STI": 5, "MTI": 7, "SEI": 9, "MEI": 11}

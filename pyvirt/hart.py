@@ -92,7 +92,7 @@ class Csrs:
     Access is with machine privilege and follows the WARL rules: what is read back is what the hart took.
     """
 
-    __slots__ = ("_hart",)
+    _hart: Hart
 
     def __init__(self, hart: Hart) -> None:
         object.__setattr__(self, "_hart", hart)
@@ -109,7 +109,7 @@ class Csrs:
 
     def __getitem__(self, name: str | int) -> CsrValue:
         number = self._number(name)
-        hart: Hart = self._hart
+        hart = self._hart
         try:
             value = hart._core_hart.csr_read(number)
         except KeyError:
@@ -119,7 +119,7 @@ class Csrs:
 
     def __setitem__(self, name: str | int, value: int) -> None:
         number = self._number(name)
-        hart: Hart = self._hart
+        hart = self._hart
         label = CSR_NAMES.get(number, f"csr {number:#x}")
         bits = register_value(value, label)
         try:
@@ -195,8 +195,8 @@ class _Virtual:
                 continue
             ram = core.ram
             if not ram.base <= pa < ram.base + ram.size:
-                raise GuestAddressError(f"va {va:#x} is pa {pa:#x}, which is not RAM ({ram.base:#x}..."
-                                        f"{ram.base + ram.size:#x}); device registers are read by vm.bus.read(pa, width)")
+                raise GuestAddressError(f"va {va:#x} is pa {pa:#x}, which is not RAM {ram.base:#x}..."
+                                        f"{ram.base + ram.size:#x}; device registers are read by vm.bus.read()")
             return int(pa)
         satp = CsrValue(hart._core_hart.csr_read(CSRS["satp"]), "satp")
         raise GuestAddressError(f"va {va:#x} is not mapped for hart {hart.index} in {hart.priv}-mode: "
@@ -228,6 +228,14 @@ class Hart:
     Registers take -2^63 ... 2^64-1 and read unsigned; f registers are their 64 bits. Between instructions only.
     """
 
+    _the_core: Core
+    _view: CoreHart
+    _index: int
+    _check: Callable[[], None]
+    _isa: str
+    _symbols: Callable[[], Mapping[str, int]]
+    _csr: Csrs
+    _mem: Memory
     _PROPERTIES = ("pc", "priv", "waiting", "index", "csr", "mem", "count", "state", "registers")
 
     def __init__(self, core: Core, index: int, *, check: Callable[[], None], isa: str,
@@ -241,17 +249,17 @@ class Hart:
     @property
     def _core(self) -> Core:
         self._check()
-        return self._the_core  # type: ignore[no-any-return]
+        return self._the_core
 
     @property
     def _core_hart(self) -> CoreHart:
         self._check()
-        return self._view  # type: ignore[no-any-return]
+        return self._view
 
     @property
     def index(self) -> int:
         """The hart's number, also its mhartid."""
-        return self._index  # type: ignore[no-any-return]
+        return self._index
 
     @property
     def pc(self) -> int:
@@ -296,12 +304,12 @@ class Hart:
     @property
     def csr(self) -> Csrs:
         """The control and status registers."""
-        return self._csr  # type: ignore[no-any-return]
+        return self._csr
 
     @property
     def mem(self) -> Memory:
         """Memory at virtual addresses, as the hart translates them now."""
-        return self._mem  # type: ignore[no-any-return]
+        return self._mem
 
     @property
     def registers(self) -> dict[str, int]:

@@ -33,7 +33,8 @@ class Htif:
         end = core.ram.base + core.ram.size
         for name, address in (("tohost", tohost), ("fromhost", fromhost)):
             if address is not None and (address % 8 or not core.ram.base <= address <= end - 8):
-                raise LoadError(f"{name}: is at {address:#x}, expected a multiple of 8 in RAM {core.ram.base:#x}..{end:#x}")
+                raise LoadError(f"{name}: is at {address:#x}, expected a multiple of 8 in RAM "
+                                f"{core.ram.base:#x}..{end:#x}")
         self.core, self.tohost, self.fromhost = core, tohost, fromhost
         self._write, self._read, self._on_exit = console_write, console_read, on_exit
         self.reading = False

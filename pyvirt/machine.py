@@ -103,11 +103,12 @@ class _Physical:
 class Machine:
     """A RISC-V computer.
 
-    `isa` is a string such as "rv64gc" (default: everything there is), `harts` 1 to 64, `ram` bytes or "256M". `disks` are
-    paths or Disks, in the order of /dev/vda, /dev/vdb ...; `devices` are added to the board's own. `board` is "virt-1"
-    or "bare" (no devices). `firmware` is "builtin" or an M-mode image. `core` picks "threaded" or "switch"; `memory_limit`
-    bounds the host memory of the guest's RAM. `clock="host"` lets time follow the host's, logged in `inputs`; the
-    default counts instructions, 100 for each tick of 10 MHz. `seed` decides what the guest's entropy is.
+    `isa` is a string such as "rv64gc" (default: everything there is), `harts` 1 to 64, `ram` bytes or "256M". `disks`
+    are paths or Disks, in the order of /dev/vda, /dev/vdb ...; `devices` are added to the board's own. `board` is
+    "virt-1" or "bare" (no devices). `firmware` is "builtin" or an M-mode image. `core` picks "threaded" or "switch";
+    `memory_limit` bounds the host memory of the guest's RAM. `clock="host"` lets time follow the host's, logged in
+    `inputs`; the default counts instructions, 100 for each tick of 10 MHz. `seed` decides the guest's entropy.
+    `echo=True` copies the console to stdout, `log=` to a file.
 
     Raises ConfigError naming the option, what was found and what is allowed.
 
@@ -169,7 +170,8 @@ class Machine:
         for device in self._sequence(devices, "devices"):
             part = device.device if isinstance(device, Placed) else device
             if not isinstance(part, Device):
-                raise ConfigError(f"devices: {device!r} is not allowed; allowed: a Device, or Placed(device, bases, irqs)")
+                raise ConfigError(f"devices: {device!r} is not allowed; allowed: a Device or "
+                                  "Placed(device, bases, irqs)")
 
     def _open_disk(self, disk: Any) -> Disk:
         if isinstance(disk, Disk):
@@ -229,9 +231,9 @@ class Machine:
         """Load what the machine starts with, and return the machine.
 
         `program` starts in M-mode at its entry with a0 = hart, a1 = device tree. `kernel` starts in S-mode, by the
-        built-in SBI or by an M-mode `firmware` image; it may come with `initrd` and `cmdline`. `dtb` replaces the device
-        tree made from the parts. `at` is the address of a flat program or kernel. Files are ELF, Linux Image or flat,
-        plain, gzip or zstd, as paths or bytes. Raises LoadError for what is wrong with a file and for overlaps.
+        built-in SBI or by an M-mode `firmware` image; it may come with `initrd` and `cmdline`. `dtb` replaces the
+        device tree made from the parts. `at` is the address of a flat program or kernel. Files are ELF, Linux Image or
+        flat, plain, gzip or zstd, as paths or bytes. Raises LoadError for what is wrong with a file, and for overlaps.
         """
         board = self._parts()
         if board.core.icount:
@@ -278,7 +280,7 @@ class Machine:
         return self.run(instructions=integer(n, name="step: n", low=0, high=1 << 62))
 
     def stop(self) -> None:
-        """Ask a running machine, from any thread, to stop; its run() returns STOPPED. Does nothing when it is not running."""
+        """Ask a running machine, from any thread, to stop: its run() returns STOPPED. One at rest takes no notice."""
         if not self._closed and self._runner_thread is not None:
             self._runner.ask_stop()
 

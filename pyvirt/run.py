@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
+from types import FrameType
 from typing import Any, NamedTuple
 
 from pyvirt._bus import Mmio
@@ -45,7 +46,8 @@ class Interrupts:
     """Holds back Ctrl-C while Python code of the run loop works, so that it comes between two instructions."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop, self._seen, self._old = stop, False, None
+        self._stop, self._seen = stop, False
+        self._old: Callable[[int, FrameType | None], Any] | None = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -63,7 +65,7 @@ class Interrupts:
         """Let the handler that was there before act: normally it raises KeyboardInterrupt."""
         if self._seen:
             self._seen = False
-            assert callable(self._old)
+            assert self._old is not None
             self._old(signal.SIGINT, None)
 
     def __exit__(self, *_: object) -> None:
