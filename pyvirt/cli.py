@@ -6,10 +6,12 @@ Exit codes of `run`: 0 all expectations met, or the guest ended with 0; 1 the gu
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -386,4 +388,8 @@ def main() -> NoReturn:
         sys.exit(FAILED)
     except Terminated as error:
         sys.exit(128 + error.signal)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        sys.exit(128 + signal.SIGHUP)  # the terminal was hung up under the output
     sys.exit(0)

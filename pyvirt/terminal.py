@@ -5,6 +5,7 @@ somebody may type: the process sleeps until there is input or the guest's next m
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -152,7 +153,12 @@ class Input:
         # Output stays processed: programs that print bare newlines would leave a staircase.
         chars = list(chars)
         chars[termios.VMIN], chars[termios.VTIME] = 1, 0
-        termios.tcsetattr(self._fd, termios.TCSANOW, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
+        self._apply([iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
+
+    def _apply(self, settings: list[Any]) -> None:
+        assert self._fd is not None
+        with contextlib.suppress(termios.error):  # a terminal that was hung up has no settings any more
+            termios.tcsetattr(self._fd, termios.TCSANOW, settings)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         saved, self._saved = self._saved, None
@@ -161,7 +167,7 @@ class Input:
         if self._old_cont is not None:
             signal.signal(signal.SIGCONT, self._old_cont)
         if self._fd is not None:
-            termios.tcsetattr(self._fd, termios.TCSANOW, saved)
+            self._apply(saved)
 
     def read(self, seconds: float | None) -> bytes:
         """Return what there is for the guest, waiting for at most `seconds` (None: as long as it takes)."""

@@ -160,8 +160,19 @@ def test_two_disks_and_their_modes(pyvirt: Command, tmp_path: Path) -> None:
     for name in ("a.img", "b,1.img"):
         (tmp_path / name).write_bytes(bytes(1 << 16))
     # Prints the device ids of the first three slots.
-    ids = assemble("li s0, 0x10001008\n li s1, 0x10000000\n li s2, 3\n 1: lw t0, 0(s0)\n addi t0, t0, '0'\n"
-                   "sb t0, 0(s1)\n li t1, 0x1000\n add s0, s0, t1\n addi s2, s2, -1\n bnez s2, 1b\n wfi", tmp_path / "ids")
+    ids = assemble("""
+        li      s0, 0x10001008
+        li      s1, 0x10000000
+        li      s2, 3
+    1:  lw      t0, 0(s0)
+        addi    t0, t0, '0'
+        sb      t0, 0(s1)
+        li      t1, 0x1000
+        add     s0, s0, t1
+        addi    s2, s2, -1
+        bnez    s2, 1b
+        wfi
+    """, tmp_path / "ids.bin")
     done = pyvirt("run", ids, "--disk", tmp_path / "a.img", "--disk", f"{tmp_path / 'b,1.img'},mode=direct",
                   "--expect", "220")
     assert done.code == 0
@@ -265,7 +276,8 @@ def test_wrong_use_is_2_and_says_what_is_allowed(pyvirt: Command, echo: Path, ar
 
 # -- steps
 @pytest.mark.parametrize(("text", "data"), [
-    (r"\n\r\t\a\b\f\v\e", b"\n\r\t\a\b\f\v\x1b"), (r"\\n", b"\\n"), (r"\x41\x4g", b"A\x04g"), (r"\0\12\0071", b"\0\n\x071"),
+    (r"\n\r\t\a\b\f\v\e", b"\n\r\t\a\b\f\v\x1b"), (r"\\n", b"\\n"), (r"\x41\x4g", b"A\x04g"),
+    (r"\0\12\0071", b"\0\n\x071"),
     (r"\u00e9é", b"\xc3\xa9\xc3\xa9"), ("\udc80", b"\x80"), (r"\"\'\?", b"\"'?"), ("", b""),
 ])
 def test_c_escapes(text: str, data: bytes) -> None:
