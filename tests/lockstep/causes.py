@@ -16,7 +16,7 @@ MODES = {U: "U", S: "S", M: "M"}
 ALIAS = 0x4000_0000  # U's view of RAM is this much above S's
 UNMAPPED, HOLE, HOLE_U = 0x1_0000_0000, 0x1_4000_0000, 0x1_8000_0000
 NAMES = {
-    0: "fetch misaligned", 1: "fetch access", 2: "illegal", 3: "breakpoint", 4: "load misaligned", 5: "load access",
+ 1: "fetch access", 2: "illegal", 3: "breakpoint", 4: "load misaligned", 5: "load access",
     6: "store misaligned", 7: "store access", 8: "ecall U", 9: "ecall S", 11: "ecall M", 12: "fetch page",
     13: "load page", 15: "store page",
     INTERRUPT | 1: "SSI", INTERRUPT | 3: "MSI", INTERRUPT | 5: "STI", INTERRUPT | 7: "MTI", INTERRUPT | 9: "SEI",
@@ -25,9 +25,12 @@ NAMES = {
 
 
 def expected() -> set[tuple[int, int, int]]:
-    """Return every (cause, from, to) that the privileged architecture allows with M, S, U and without H."""
+    """Return every (cause, from, to) of a machine with M, S and U and with C, without H.
+
+    Cause 0 is not there: with C every even address is aligned (unprivileged manual, "C", "Overview").
+    """
     keys: set[tuple[int, int, int]] = set()
-    for cause in (0, 1, 2, 3, 4, 5, 6, 7, 13, 15, INTERRUPT | 1, INTERRUPT | 5, INTERRUPT | 9):
+    for cause in (1, 2, 3, 4, 5, 6, 7, 13, 15, INTERRUPT | 1, INTERRUPT | 5, INTERRUPT | 9):
         keys |= {(cause, U, M), (cause, S, M), (cause, M, M), (cause, U, S), (cause, S, S)}
     for cause in (3, 7, 11):  # never delegated
         keys |= {(INTERRUPT | cause, mode, M) for mode in (U, S, M)}
@@ -61,10 +64,10 @@ def exceptions(compressed: bool) -> list[Case]:
     for mode, hole in ((M, 0x4000_0000), (S, HOLE), (U, HOLE_U)):
         add(1, (mode,), f"li t0, {hole}\n jr t0")
         add(1, (mode,), f"li t0, {hole + 0x802}\n jalr t1, 1(t0)")
-        add(5, (mode,), f"li t0, {hole + 0x123}\n ld t1, 7(t0)")
+        add(5, (mode,), f"li t0, {hole + 0x120}\n ld t1, 8(t0)")
         add(5, (mode,), f"li t0, {hole}\n lr.w t1, (t0)")
         add(5, (mode,), f"li t0, {hole}\n fld f1, 8(t0)", "li t0, 0x6000\n csrs mstatus, t0")
-        add(7, (mode,), f"li t0, {hole + 0xffe}\n sw t1, 0(t0)")
+        add(7, (mode,), f"li t0, {hole + 0xffc}\n sw t1, 0(t0)")
         add(7, (mode,), f"li t0, {hole}\n amoadd.d t1, t1, (t0)")
         add(7, (mode,), f"li t0, {hole}\n sc.d t1, t1, (t0)")
         add(7, (mode,), f"li t0, {hole}\n cbo.zero (t0)", "li t0, 0xf0\n csrw menvcfg, t0\n csrw senvcfg, t0")
@@ -108,7 +111,7 @@ def exceptions(compressed: bool) -> list[Case]:
     add(12, (S, U), f"li t0, {1 << 45}\n jr t0")  # not canonical
     add(12, (S,), f"auipc t0, 0\n li t1, {ALIAS}\n add t0, t0, t1\n jr t0")  # S never executes U's pages
     add(12, (U,), f"auipc t0, 0\n li t1, {ALIAS}\n sub t0, t0, t1\n jr t0")
-    for cause, body in ((13, "lbu t1, 5(t0)"), (13, "ld t1, 3(t0)"), (13, "lr.d t1, (t0)"), (15, "sh t1, -1(t0)"),
+    for cause, body in ((13, "lbu t1, 5(t0)"), (13, "ld t1, 24(t0)"), (13, "lr.d t1, (t0)"), (15, "sh t1, -2(t0)"),
                         (15, "amoswap.w t1, t1, (t0)"), (15, "sc.w t1, t1, (t0)"), (15, "cbo.zero (t0)")):
         setup = "li t0, 0xf0\n csrw menvcfg, t0\n csrw senvcfg, t0"
         add(cause, (S, U), f"li t0, {UNMAPPED + 0x100}\n {body}", setup)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tests.oracle.spike import DRAM, ISA, SpikeOracle, trap_cause
 
-REGISTERS = 65  # pc, x0..x31, f0..f31
+CLINT = 0x200_0000
 
 
 class Machine(Protocol):
@@ -77,14 +77,29 @@ class MergedSpike(SpikeMachine):
                 n -= 1
 
 
+# Bits of arch.pxd's ext_t by the names that an ISA string uses; Zicclsm has none, misaligned accesses always work.
+EXTENSIONS = {
+    "a": 0, "f": 1, "d": 2, "c": 3, "m": 4, "zba": 5, "zbb": 6, "zbs": 7, "zicond": 8, "zicbom": 9, "zicboz": 10,
+    "zicbop": 11, "sstc": 12, "svinval": 13, "svnapot": 14, "svpbmt": 15, "svadu": 16, "zihpm": 17, "zicntr": 18,
+    "zihintpause": 24, "zicsr": 25, "zifencei": 26, "i": 27,
+}
+ALWAYS = 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23  # Sv48, Sv57, S, U
+
+
+def extension_mask(isa: str) -> int:
+    """Return the core's mask of an ISA string such as "rv64imac_zba"."""
+    first, *rest = isa.removeprefix("rv64").split("_")
+    return ALWAYS | sum(1 << EXTENSIONS[n] for n in (*first, *rest) if n != "zicclsm")
+
+
 class PyvirtMachine:
     """pyvirt's core without a board: RAM and a hart, nothing else."""
 
-    def __init__(self, code: bytes, *, at: int = DRAM, ram: int = 1 << 20, **options: Any) -> None:
-        from pyvirt import _hart, _memory
+    def __init__(self, code: bytes, *, at: int = DRAM, ram: int = 1 << 20, isa: str = ISA, **options: Any) -> None:
+        from pyvirt import _bus, _device_clint, _hart, _memory
 
         self.ram = _memory.Ram(at, ram)
-        self.core = _hart.Core(self.ram, **options)
+        self.core = _hart.Core(self.ram, exts=extension_mask(isa), **options)
         self.core.mem_write(at, code)
         self.hart = self.core.hart(0)
         self.hart.pc = at
@@ -94,11 +109,21 @@ class PyvirtMachine:
         self.set_f = self.hart.set_f
         self.read = self.core.mem_read
         self._x, self._f = self.hart.x, self.hart.f
-        self._lines: dict[int, Any] = {}
+        # MSIP and mtimecmp through a CLINT where Spike has its own; MEIP by its wire.
+        clint = _device_clint.ClintRegs()
+        clint.connect_clock(self.core.clock())
+        clint.connect_line(0, self.core.irq_line(0, 3))
+        self.core.map(CLINT, 0x10000, clint)
+        self._external = _bus.IrqLine(self.core.irq_line(0, 11))
 
     def advance(self, n: int) -> None:
         """Run for n instructions attempted."""
-        self.core.run(self.core.icount + n)
+        goal = self.core.icount + n
+        stop = self.core.run(goal)
+        while stop == "trap_loop":
+            stop = self.core.run(goal)
+        if stop != "limit":
+            raise AssertionError(f"pyvirt stopped with {stop!r} at {self.hart.pc:#x}, {goal - self.core.icount} short")
 
     def registers(self) -> tuple[int, ...]:
         """Return pc, x0..x31, f0..f31."""
@@ -110,5 +135,13 @@ class PyvirtMachine:
         return int(self.hart.priv)
 
     def set_interrupt(self, bit: int, level: bool) -> None:
-        """Drive a bit of mip from outside."""
-        self.core.set_irq(0, bit, level)
+        """Drive a bit of mip: by its wire, by the timer, or as M-mode software sets it."""
+        if bit == 3:
+            self.core.bus_write(CLINT, 4, int(level))
+        elif bit == 7:
+            self.core.bus_write(CLINT + 0x4000, 8, 0 if level else (1 << 64) - 1)
+        elif bit == 11:
+            self._external.set(level)
+        else:
+            old = self.csr_read(0x344)
+            self.csr_write(0x344, old | 1 << bit if level else old & ~(1 << bit))

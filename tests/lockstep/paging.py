@@ -113,6 +113,8 @@ class Walks:
         level, index, va = self.address()
         if name in ALIGNED:
             va &= ~7
+        if name == "zero":  # Spike's tval is the block's address; it must be rs1 (unprivileged manual, "CMO", "Traps")
+            va &= ~63
         if name == "fetch":
             va = va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE))
         edit = ""

@@ -239,7 +239,9 @@ class SpikeOracle:
             h.pc = at
             h.csr_write(0x3A0, 0)  # Spike opens PMP entry 0 at reset; the manual has every entry off
             h.csr_write(0x3B0, 0)
-            h.set_interrupt(7, False)  # mtimecmp is 0 at reset, so Spike has a timer interrupt waiting
+            if h.has_csr(0x14D):
+                h.csr_write(0x14D, (1 << 64) - 1)
+            h.set_interrupt(7, False)  # its timers start at 0, and so with an interrupt waiting
         self.write(at, program)
         self.log = log
 
