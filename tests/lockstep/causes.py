@@ -48,7 +48,7 @@ class Case:
     setup: str = ""
 
 
-def exceptions(compressed: bool) -> list[Case]:
+def exceptions() -> list[Case]:
     """Return the cases of every exception, from each mode that can take it."""
     cases = []
 
@@ -56,11 +56,6 @@ def exceptions(compressed: bool) -> list[Case]:
         cases.extend(Case(cause, mode, body, setup) for mode in modes)
 
     everywhere = (M, S, U)
-    if not compressed:
-        add(0, everywhere, "auipc t0, 0\n addi t0, t0, 6\n jr t0")
-        add(0, everywhere, "beq x0, x0, .+6")
-        add(0, everywhere, "jal t0, .+10")
-        return cases
     for mode, hole in ((M, 0x4000_0000), (S, HOLE), (U, HOLE_U)):
         add(1, (mode,), f"li t0, {hole}\n jr t0")
         add(1, (mode,), f"li t0, {hole + 0x802}\n jalr t1, 1(t0)")

@@ -183,8 +183,12 @@ def reached(result: Result, symbols: dict[str, int]) -> dict[tuple[int, int], li
 
 def show(counts: dict[tuple[int, int], list[int]]) -> str:
     """Return the table of accesses, reads/writes by mode."""
-    lines = [f"{'CSR':<16}{'M':>12}{'S':>12}{'U':>12}"]
+    cells = []
     for number, name in sorted(NAMES.items()):
-        cells = ("/".join(str(v) for v in counts.get((number, mode), [0, 0])) for mode in (M, S, U))
-        lines.append(f"{name:<16}" + "".join(f"{c:>12}" for c in cells))
-    return "\n".join(lines)
+        by_mode = ("/".join(str(v) for v in counts.get((number, mode), [0, 0])) for mode in (M, S, U))
+        cells.append(f"{name:<15}" + "".join(f"{c:>9}" for c in by_mode))
+    head = f"{'reads/writes':<15}{'M':>9}{'S':>9}{'U':>9}"
+    columns = 3
+    cells += [""] * (-len(cells) % columns)
+    rows = zip(*(cells[i :: columns] for i in range(columns)), strict=True)
+    return "\n".join(("    ".join([head] * columns), *("    ".join(row) for row in rows)))

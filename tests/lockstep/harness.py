@@ -52,6 +52,7 @@ class Program:
     paged: bool = False
     lines: tuple[int, ...] = ()
     isa: str = ISA
+    symbols: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

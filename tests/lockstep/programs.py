@@ -9,11 +9,6 @@ open PMP entry.
 from __future__ import annotations
 
 import random
-import struct
-from dataclasses import replace
-
-from tests.lockstep.harness import Program
-from tests.oracle import zigasm
 
 RESERVED = frozenset({3, 4, 26, 27})
 TABLE = 512  # values in reach of a 12-bit offset from the table's middle
@@ -163,16 +158,3 @@ floats: {table(rng, floating, TABLE + loops)}
 data: {table(rng, integer, 1536)}
 end:
 """
-
-
-def build(name: str, text: str, **options: object) -> Program:
-    """Assemble a text into a program that ends at its label `done`."""
-    image = zigasm.assemble(text)
-    ram = max(1 << 16, 1 << (len(image.code) - 1).bit_length())
-    program = Program(name, image.code, done=image.symbols["done"], ram=ram)
-    return replace(program, **options)  # type: ignore[arg-type]
-
-
-def words(values: list[int]) -> bytes:
-    """Return 64-bit values as memory holds them."""
-    return struct.pack(f"<{len(values)}Q", *values)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -224,10 +226,15 @@ class SpikeOracle:
         riscv = load()
         self.base, self.size, self.isa = at, ram, isa
         self._cfg = _config(riscv, isa, at, ram, harts)
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         self.sim = riscv.sim.sim_t(
             cfg=self._cfg, halted=False, plugin_device_factories=[], args=["none"], log_path=os.devnull,
             dtb_enabled=True
         )
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Spike takes them for itself
+                if handler is not None:
+                    signal.signal(number, handler)
         self._sim = _cxx(self.sim)
         self._page = ctypes.CDLL(None)["_ZN5sim_t11addr_to_memEm"]
         self._page.argtypes, self._page.restype = [ctypes.c_void_p, ctypes.c_uint64], ctypes.c_void_p
