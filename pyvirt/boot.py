@@ -109,7 +109,7 @@ class Boot:
                 placement.reserve(f"{firmware.name}'s data", end, room - end)
 
     def _moved_tree(self, firmware: Loaded) -> None:
-        """Keep the place to which the firmware is going to move the device tree: a kernel there would be overwritten."""
+        """Keep the place to which the firmware will move the device tree: a kernel there would be overwritten."""
         placement = self.board.placement
         start = self.core.mem_read(firmware.start, min(SCAN, firmware.end - firmware.start))
         moved = moved_tree(start, base=firmware.start)

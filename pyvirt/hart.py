@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pyvirt.csrfields import FIELDS
 from pyvirt.csrnames import CSR_NAMES, CSRS
 from pyvirt.disasm import Line, disasm
-from pyvirt.errors import ConfigError, GuestAddressError
+from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, MachineBusy
 from pyvirt.memory import Memory
+from pyvirt.regattrs import CsrAttributes, Registers
 from pyvirt.regnames import F_REGS, X_NAMES, X_REGS
 from pyvirt.stop import cause_name
 
@@ -86,7 +87,7 @@ class CsrValue(int):
     __str__ = __repr__
 
 
-class Csrs:
+class Csrs(CsrAttributes):
     """A hart's CSRs: `csr.mstatus`, `csr.mstatus = value`, `csr.set("mstatus", MPP=1)`, or `csr["mstatus"]`.
 
     Access is with machine privilege and follows the WARL rules: what is read back is what the hart took.
@@ -127,10 +128,11 @@ class Csrs:
         except KeyError:
             raise AttributeError(f"hart {hart.index} has no CSR {label} ({number:#x}) under ISA {hart._isa}") from None
 
-    def __getattr__(self, name: str) -> CsrValue:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self[name]
+    if not TYPE_CHECKING:  # type checkers know the names, and flag others
+        def __getattr__(self, name: str) -> CsrValue:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return self[name]
 
     def __setattr__(self, name: str, value: int) -> None:
         self[name] = value
@@ -222,7 +224,7 @@ class Listing(list[Line]):
     __repr__ = __str__
 
 
-class Hart:
+class Hart(Registers):
     """One hart: `hart.a0`, `hart.x10`, `hart.fa0`, `hart.pc`, `hart.priv`, `hart.csr`, `hart.mem`, `hart.disasm()`.
 
     Registers take -2^63 ... 2^64-1 and read unsigned; f registers are their 64 bits. Between instructions only.
@@ -317,14 +319,15 @@ class Hart:
         view = self._core_hart
         return {**{name: view.x(number) for name, number in zip(X_NAMES, range(32), strict=True)}, "pc": view.pc}
 
-    def __getattr__(self, name: str) -> int:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name in X_REGS:
-            return self._core_hart.x(X_REGS[name])
-        if name in F_REGS:
-            return self._core_hart.f(F_REGS[name])
-        raise self._unknown(name)
+    if not TYPE_CHECKING:  # type checkers know the names, and flag others
+        def __getattr__(self, name: str) -> int:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            if name in X_REGS:
+                return self._core_hart.x(X_REGS[name])
+            if name in F_REGS:
+                return self._core_hart.f(F_REGS[name])
+            raise self._unknown(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in X_REGS:
@@ -382,6 +385,7 @@ class Hart:
     def __repr__(self) -> str:
         try:
             self._check()
-        except Exception as error:  # noqa: BLE001 - a repr must not fail; the state of the machine is what it shows
-            return f"<Hart {self._index} of a machine that is {'closed' if 'closed' in str(error) else 'running'}>"
+        except (ClosedError, MachineBusy) as error:
+            state = "closed" if isinstance(error, ClosedError) else "running"
+            return f"<Hart {self._index} of a machine that is {state}>"
         return f"<Hart {self._index} pc={self.pc:#x} {self.priv}-mode{' waiting' if self.waiting else ''}>"

@@ -200,11 +200,14 @@ class Machine:
                 raise ClosedError("this machine is closed; make a new one")
             if self._runner_thread is not None:
                 raise MachineBusy("this machine is running already; stop() it first")
+            self._runner.stop_asked = False  # from here on stop() counts
             self._runner_thread = threading.get_ident()
         try:
             yield
         finally:
-            self._runner_thread = None
+            with self._lock:
+                self._runner_thread = None
+                self._runner.accept_input()
 
     def _ask(self, test: Callable[[Any], object]) -> bool:
         self._in_hook = True
@@ -217,12 +220,9 @@ class Machine:
         if self._closed:
             raise ClosedError("this machine is closed; there is nobody to type to")
         self._runner.pending.append(data)
-        if self._runner_thread is None and self._lock.acquire(blocking=False):
-            try:
-                if self._runner_thread is None:
-                    self._runner.accept_input()
-            finally:
-                self._lock.release()
+        with self._lock:
+            if self._runner_thread is None:
+                self._runner.accept_input()
 
     # -- programs
     def load(self, program: Source | None = None, *, kernel: Source | None = None, initrd: Source | None = None,

@@ -145,7 +145,8 @@ class Runner:
         """Run to a stop. `limit` is an icount; `cancelled` tells of a stop asked for before the run began."""
         deadline = None if seconds is None else time.monotonic() + seconds
         wait = Waiting(until, self, machine)
-        self.stop_asked = cancelled is not None and cancelled()
+        if cancelled is not None and cancelled():
+            self.stop_asked = True
         if self.board.config.clock == "host":
             self.host_clock = HostClock(self)
         with Interrupts(self.core.stop) as interrupts, wait:
