@@ -153,6 +153,17 @@ def test_a_script_leaves_the_terminal_alone(screen: Screen) -> None:
     assert screen.end() == 1
 
 
+@pytest.mark.parametrize("screen", [("--expect", "HELLO", "--send", "l", "--expect", "never")], indirect=True)
+def test_ctrl_c_interrupts_a_script(screen: Screen) -> None:
+    screen.wait_for(b"HELLO")
+    time.sleep(0.2)
+    began = time.monotonic()
+    screen.type(b"\x03")       # the terminal is not raw: its driver makes it a SIGINT
+    screen.wait_for(b"pyvirt: interrupted")
+    assert screen.end() == 130
+    assert time.monotonic() - began < 2
+
+
 @pytest.mark.parametrize("screen", [("--timeout", "0.3")], indirect=True)
 def test_a_limit_ends_a_guest_that_waits_for_keys(screen: Screen) -> None:
     screen.wait_for(b"a limit was reached")

@@ -68,6 +68,7 @@ def test_builtin_sbi_and_the_same_digest_as_from_python(pyvirt: Command, linux: 
     assert stats["digest"] == digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.9", "1.1"])
 def test_opensbi(pyvirt: Command, linux: tuple[str, ...], guest: Guest, version: str) -> None:
     if version == "1.1" and not OPENSBI_11.exists():
@@ -82,6 +83,7 @@ def test_opensbi(pyvirt: Command, linux: tuple[str, ...], guest: Guest, version:
         needs.missing("opensbi", f"{firmware} is OpenSBI {found[1]}, which boots too, and not {version}")
 
 
+@pytest.mark.slow
 def test_what_is_not_answered_is_1_with_the_tail(pyvirt: Command, linux: tuple[str, ...]) -> None:
     steps = [step.replace("answer=42", "answer=43") for step in SCRIPT]
     done = pyvirt("run", *linux, "--append", CMDLINE, *steps, "--console", "none")
@@ -91,6 +93,7 @@ def test_what_is_not_answered_is_1_with_the_tail(pyvirt: Command, linux: tuple[s
 
 
 # -- one digest
+@pytest.mark.slow
 def test_slices_of_any_length_change_nothing(guest: Guest, digest: str) -> None:
     lengths = random.Random(2)
 
@@ -155,6 +158,7 @@ def root(guest: Guest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_written_to_a_direct_disk_stays_and_one_to_an_overlay_does_not(
         pyvirt: Command, guest: Guest, root: Path) -> None:
     e2fsck = needs.need_program("e2fsprogs", "e2fsck")
