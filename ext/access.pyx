@@ -23,6 +23,14 @@ cdef inline int in_ram(machine_t* m, uint64_t pa, uint64_t size) noexcept nogil:
     return pa - m.ram.base < m.ram.size and pa - m.ram.base + size <= m.ram.size
 
 
+cdef inline int refuse(hart_t* h, uint64_t cause, uint64_t va) noexcept nogil:
+    h.fault = cause
+    h.fault_va = va
+    h.fault_virt = h.bank_d.key >> 2 & 1
+    h.fault_gpa = h.fault_inst = 0
+    return ST_FAULT
+
+
 # ---- device registers -------------------------------------------------------------------------------------------
 cdef region_t* region_of(machine_t* m, uint64_t pa, int width) noexcept nogil:
     """Return the region that holds all of an access, or NULL. Regions are sorted and do not overlap."""
@@ -71,9 +79,7 @@ cdef int device_read(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t* v
     if st == BUS_OK:
         return ST_LEAVE if m.leave else ST_OK
     if st == BUS_FAULT:
-        h.fault = cause
-        h.fault_va = va
-        return ST_FAULT
+        return refuse(h, cause, va)
     m.stop_addr = pa
     order_leave(m, STOP_ERROR)
     return ST_STOP
@@ -91,9 +97,7 @@ cdef int device_write(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t v
     if st == BUS_OK:
         return ST_LEAVE if m.leave else ST_OK
     if st == BUS_FAULT:
-        h.fault = CAUSE_STORE_ACCESS
-        h.fault_va = va
-        return ST_FAULT
+        return refuse(h, CAUSE_STORE_ACCESS, va)
     m.stop_addr = pa
     order_leave(m, STOP_ERROR)
     return ST_STOP
@@ -154,6 +158,7 @@ cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
     """Turn a refused translation into a trap, and a stop into a pc that executes the instruction again."""
     cdef meta_t* meta
     if st == ST_FAULT:
+        fault_details(h)
         return h.api.trap(h, op, n, h.fault, h.fault_va)
     if st == ST_STOP:
         meta = meta_of(op)
@@ -182,9 +187,7 @@ cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nog
     if st != ST_OK:
         return st
     if not in_ram(h.m, pa, size):
-        h.fault = CAUSE_LOAD_ACCESS
-        h.fault_va = va
-        return ST_FAULT
+        return refuse(h, CAUSE_LOAD_ACCESS, va)
     frame_load(h.m, pa, data, size)
     return ST_OK
 
@@ -228,16 +231,12 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
         # Both pages must allow the store before either changes.
         st = h.api.translate(h, va + first, ACC_STORE, width - first, &pa2)
         if st == ST_OK and not (in_ram(h.m, pa, first) and in_ram(h.m, pa2, width - first)):
-            h.fault = CAUSE_STORE_ACCESS
-            h.fault_va = va if not in_ram(h.m, pa, first) else va + first
-            st = ST_FAULT
+            st = refuse(h, CAUSE_STORE_ACCESS, va if not in_ram(h.m, pa, first) else va + first)
     if st != ST_OK:
         return finish(h, op, n, st)
     if not in_ram(h.m, pa, first):
         if va & (width - 1):
-            h.fault = CAUSE_STORE_ACCESS
-            h.fault_va = va
-            st = ST_FAULT
+            st = refuse(h, CAUSE_STORE_ACCESS, va)
         else:
             st = device_write(h, va, pa, width, value, n - meta_of(op).idx)
         return finish(h, op, n, st)
@@ -252,14 +251,10 @@ cdef int atomic_at(hart_t* h, uint64_t va, int width, int acc) noexcept nogil:
     """Translate an atomic to h.slow_pa. Misaligned ones trap; there are none on device registers."""
     cdef int st
     if va & (width - 1):
-        h.fault = CAUSE_LOAD_MISALIGNED if acc == ACC_LOAD else CAUSE_STORE_MISALIGNED
-        h.fault_va = va
-        return ST_FAULT
+        return refuse(h, CAUSE_LOAD_MISALIGNED if acc == ACC_LOAD else CAUSE_STORE_MISALIGNED, va)
     st = h.api.translate(h, va, acc, width, &h.slow_pa)
     if st == ST_OK and not in_ram(h.m, h.slow_pa, width):
-        h.fault = CAUSE_LOAD_ACCESS if acc == ACC_LOAD else CAUSE_STORE_ACCESS
-        h.fault_va = va
-        return ST_FAULT
+        return refuse(h, CAUSE_LOAD_ACCESS if acc == ACC_LOAD else CAUSE_STORE_ACCESS, va)
     return st
 
 
@@ -302,30 +297,103 @@ cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, 
     return st
 
 
+# ---- accesses of a hypervisor to its guest's memory -------------------------------------------------------------
+cdef int hyper_guard(hart_t* h, op_t* op, int64_t n) noexcept nogil:
+    """HLV, HLVX and HSV are for M, HS, and U when hstatus.HU allows; with V=1 a virtual instruction."""
+    if h.s.virt:
+        return h.api.trap(h, op, n, CAUSE_VIRTUAL, meta_of(op).raw)
+    if h.s.priv == PRIV_U and not h.s.hstatus & HSTATUS_HU:
+        return h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)
+    return ST_OK
+
+
+cdef int hyper_part(hart_t* h, uint64_t va, int size, int acc, int hlvx, uint64_t* pa) noexcept nogil:
+    cdef int st = h.api.translate_as(h, va, acc, size, hlvx, pa)
+    if st == ST_OK and not in_ram(h.m, pa[0], size):
+        refuse(h, CAUSE_LOAD_ACCESS if acc == ACC_LOAD else CAUSE_STORE_ACCESS, va)
+        h.fault_virt = 1
+        return ST_FAULT
+    return st
+
+
+cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64_t n) noexcept nogil:
+    cdef uint64_t pa
+    cdef int first = width, st = hyper_guard(h, op, n)
+    if st != ST_OK:
+        return st
+    h.value = 0
+    if (va & 4095) + width > 4096:
+        first = <int>(4096 - (va & 4095))
+    elif not va & (width - 1):
+        st = h.api.translate_as(h, va, ACC_LOAD, width, hlvx, &pa)
+        if st == ST_OK and not in_ram(h.m, pa, width):
+            st = device_read(h, va, pa, width, &h.value, CAUSE_LOAD_ACCESS, n - meta_of(op).idx)
+            h.fault_virt = 1
+        elif st == ST_OK:
+            frame_load(h.m, pa, &h.value, width)
+        return finish(h, op, n, st)
+    st = hyper_part(h, va, first, ACC_LOAD, hlvx, &pa)
+    if st == ST_OK:
+        frame_load(h.m, pa, &h.value, first)
+        if first < width:
+            st = hyper_part(h, va + first, width - first, ACC_LOAD, hlvx, &pa)
+            if st == ST_OK:
+                frame_load(h.m, pa, <uint8_t*>&h.value + first, width - first)
+    return finish(h, op, n, st)
+
+
+cdef int access_hsv(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
+    cdef uint64_t pa, pa2 = 0
+    cdef int first = width, st = hyper_guard(h, op, n)
+    if st != ST_OK:
+        return st
+    if (va & 4095) + width > 4096:
+        first = <int>(4096 - (va & 4095))
+    elif not va & (width - 1):
+        st = h.api.translate_as(h, va, ACC_STORE, width, 0, &pa)
+        if st == ST_OK and not in_ram(h.m, pa, width):
+            st = device_write(h, va, pa, width, value, n - meta_of(op).idx)
+            h.fault_virt = 1
+        elif st == ST_OK:
+            st = frame_store(h.m, pa, &value, width)
+        return finish(h, op, n, st)
+    st = hyper_part(h, va, first, ACC_STORE, 0, &pa)
+    if st == ST_OK and first < width:
+        st = hyper_part(h, va + first, width - first, ACC_STORE, 0, &pa2)
+    if st == ST_OK:
+        st = frame_store(h.m, pa, &value, first)
+    if st <= ST_LEAVE and first < width:
+        st = frame_store(h.m, pa2, <uint8_t*>&value + first, width - first)
+    return finish(h, op, n, st)
+
+
 # ---- cache blocks -----------------------------------------------------------------------------------------------
-cdef inline int cbo_allowed(hart_t* h, uint64_t bit) noexcept nogil:
-    """Say whether menvcfg and senvcfg let the current privilege do it (chapter "CMO", "Control of CBO")."""
+cdef inline uint64_t cbo_refused(hart_t* h, uint64_t bit) noexcept nogil:
+    """Return the cause when the envcfg registers forbid it (chapter "CMO", "Control of CBO"), else 0."""
     if h.s.priv == PRIV_M:
-        return 1
-    if not h.s.menvcfg & bit:
         return 0
-    return h.s.priv == PRIV_S or h.s.senvcfg & bit
+    if not h.s.menvcfg & bit:
+        return CAUSE_ILLEGAL
+    if h.s.virt and (not h.s.henvcfg & bit or (h.s.priv == PRIV_U and not h.s.senvcfg & bit)):
+        return CAUSE_VIRTUAL
+    if h.s.priv == PRIV_U and not h.s.senvcfg & bit:
+        return CAUSE_ILLEGAL
+    return 0
 
 
 cdef int access_cbo(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil:
     """cbo.inval, clean, flush: no cache is modelled, so only permissions count; cbo.zero clears the block."""
     cdef uint32_t which = meta_of(op).raw >> 20
     cdef uint8_t zeros[64]
-    cdef uint64_t pa, bit
+    cdef uint64_t pa, bit, cause
     cdef int st
     bit = ENVCFG_CBZE if which == 4 else (ENVCFG_CBIE if which == 0 else ENVCFG_CBCFE)
-    if not cbo_allowed(h, bit):
-        return h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)
+    cause = cbo_refused(h, bit)
+    if cause:
+        return h.api.trap(h, op, n, cause, meta_of(op).raw)
     st = h.api.translate(h, va, ACC_STORE if which == 4 else ACC_CBO, 1, &pa)
     if st == ST_OK and not in_ram(h.m, pa, 1) and which == 4:
-        h.fault = CAUSE_STORE_ACCESS
-        h.fault_va = va
-        st = ST_FAULT
+        st = refuse(h, CAUSE_STORE_ACCESS, va)
     if st != ST_OK:
         return finish(h, op, n, st)
     if which != 4:
@@ -342,6 +410,8 @@ cdef void fill_api(core_api_t* api) noexcept nogil:
     api.lr = access_lr
     api.sc = access_sc
     api.cbo = access_cbo
+    api.hlv = access_hlv
+    api.hsv = access_hsv
     api.ram_store = ram_store
     api.bus_read = bus_read
     api.bus_write = bus_write

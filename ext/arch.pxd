@@ -35,11 +35,15 @@ cdef enum cause_t:  # mcause table, privileged manual, "Machine Cause Register"
 
 cdef enum irq_t:
     IRQ_SSI = 1
+    IRQ_VSSI = 2
     IRQ_MSI = 3
     IRQ_STI = 5
+    IRQ_VSTI = 6
     IRQ_MTI = 7
     IRQ_SEI = 9
+    IRQ_VSEI = 10
     IRQ_MEI = 11
+    IRQ_SGEI = 12
 
 
 cdef extern from *:
@@ -82,6 +86,16 @@ cdef extern from *:
     #define MSTATUS_GVA 0x4000000000ULL
     #define MSTATUS_MPV 0x8000000000ULL
     #define MSTATUS_SD 0x8000000000000000ULL
+    #define HSTATUS_GVA 0x40ULL
+    #define HSTATUS_SPV 0x80ULL
+    #define HSTATUS_SPVP 0x100ULL
+    #define HSTATUS_HU 0x200ULL
+    #define HSTATUS_VGEIN 0x3f000ULL
+    #define HSTATUS_VGEIN_SHIFT 12
+    #define HSTATUS_VTVM 0x100000ULL
+    #define HSTATUS_VTW 0x200000ULL
+    #define HSTATUS_VTSR 0x400000ULL
+    #define HSTATUS_VSXL 0x200000000ULL
     #define ENVCFG_FIOM 0x1ULL
     #define ENVCFG_CBIE 0x30ULL
     #define ENVCFG_CBCFE 0x40ULL
@@ -101,6 +115,9 @@ cdef extern from *:
     const uint64_t MSTATUS_TVM, MSTATUS_TW, MSTATUS_TSR, MSTATUS_UXL, MSTATUS_SXL
     const uint64_t MSTATUS_GVA, MSTATUS_MPV, MSTATUS_SD
     const int MSTATUS_MPP_SHIFT, MSTATUS_FS_SHIFT, SATP_MODE_SHIFT
+    const uint64_t HSTATUS_GVA, HSTATUS_SPV, HSTATUS_SPVP, HSTATUS_HU, HSTATUS_VGEIN, HSTATUS_VTVM, HSTATUS_VTW
+    const uint64_t HSTATUS_VTSR, HSTATUS_VSXL
+    const int HSTATUS_VGEIN_SHIFT
     const uint64_t ENVCFG_FIOM, ENVCFG_CBIE, ENVCFG_CBCFE, ENVCFG_CBZE
     const uint64_t ENVCFG_ADUE, ENVCFG_PBMTE, ENVCFG_STCE
     const uint64_t SATP_PPN, SATP_ASID
@@ -133,6 +150,32 @@ cdef enum csr_t:
     CSR_SIP = 0x144
     CSR_STIMECMP = 0x14D
     CSR_SATP = 0x180
+    CSR_HSTATUS = 0x600
+    CSR_HEDELEG = 0x602
+    CSR_HIDELEG = 0x603
+    CSR_HIE = 0x604
+    CSR_HTIMEDELTA = 0x605
+    CSR_HCOUNTEREN = 0x606
+    CSR_HGEIE = 0x607
+    CSR_HENVCFG = 0x60A
+    CSR_HTVAL = 0x643
+    CSR_HIP = 0x644
+    CSR_HVIP = 0x645
+    CSR_HTINST = 0x64A
+    CSR_HGATP = 0x680
+    CSR_HGEIP = 0xE12
+    CSR_VSSTATUS = 0x200
+    CSR_VSIE = 0x204
+    CSR_VSTVEC = 0x205
+    CSR_VSSCRATCH = 0x240
+    CSR_VSEPC = 0x241
+    CSR_VSCAUSE = 0x242
+    CSR_VSTVAL = 0x243
+    CSR_VSIP = 0x244
+    CSR_VSTIMECMP = 0x24D
+    CSR_VSATP = 0x280
+    CSR_MTINST = 0x34A
+    CSR_MTVAL2 = 0x34B
     CSR_MVENDORID = 0xF11
     CSR_MARCHID = 0xF12
     CSR_MIMPID = 0xF13

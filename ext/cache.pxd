@@ -14,6 +14,7 @@ cdef enum:
     TLB_MASK = 255
     FETCH_SIZE = 64
     FETCH_MASK = 63
+    GCACHE_MASK = 255
     JUMP_SIZE = 1024
     JUMP_MASK = 1023
     BANKS = 16
@@ -128,8 +129,9 @@ cdef struct jump_t:
 
 cdef struct bank_t:
     # Translations of one context, compared exactly.
-    uint64_t satp
-    uint32_t key            # privilege, SUM, MXR
+    uint64_t satp           # vsatp when V=1
+    uint64_t hgatp          # 0 when V=0
+    uint32_t key            # bits 0-1 privilege, 2 V, 3 SUM, 4 MXR, 5 HS-level MXR
     uint32_t live
     uint64_t used           # clock of the last selection
     uint64_t pages          # signature of the pages with jump entries: bit (va >> 12) & 63
@@ -139,8 +141,17 @@ cdef struct bank_t:
     jump_t jump[1024]
 
 
+cdef struct gcache_t:
+    # One page of the G-stage: gpa to pa.
+    uint64_t tag            # gpa >> 12, or all ones
+    uint64_t hgatp
+    uint64_t pa
+    uint64_t pte
+
+
 cdef struct cache_t:
     bank_t* bank[16]
+    gcache_t g[256]
     uint64_t clock
     uint32_t limit          # entries a bank may hold at once, 0 for all: small TLBs must change nothing
     uint32_t filled
@@ -174,6 +185,12 @@ cdef struct hart_t:
     uint64_t slow_pa        # of the atomic between its two halves
     uint64_t fault          # cause of a refused translation
     uint64_t fault_va
+    uint64_t fault_gpa      # of a guest page fault
+    uint64_t fault_inst     # its pseudoinstruction, for an implicit access
+    uint64_t fault_virt     # the address was a guest's
+    uint64_t tval2          # of the trap about to be delivered; deliver() uses them up
+    uint64_t tinst
+    uint64_t tgva
     uint64_t fp_saved       # the caller's FP environment while the host's is this hart's
     uint32_t pmp_on         # some PMP entry is not OFF
     hart_state_t s
@@ -213,6 +230,7 @@ cdef struct core_api_t:
     int (*translate)(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa) noexcept nogil
     int (*fetch_page)(hart_t* h, uint64_t va, frame_t** frame) noexcept nogil
     int (*probe)(hart_t* h, uint64_t va, int acc, uint64_t* pa) noexcept nogil
+    int (*translate_as)(hart_t* h, uint64_t va, int acc, int width, int hlvx, uint64_t* pa) noexcept nogil
     int (*pmp_allows)(hart_t* h, uint64_t pa, uint64_t size, int acc, int priv) noexcept nogil
     # tlb.pyx: banks, and what drops entries
     void (*select)(hart_t* h) noexcept nogil
@@ -234,6 +252,8 @@ cdef struct core_api_t:
     int (*amo_end)(hart_t* h, op_t* op, int width, uint64_t value, int64_t n) noexcept nogil
     int (*lr)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
     int (*sc)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
+    int (*hlv)(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64_t n) noexcept nogil
+    int (*hsv)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
     int (*cbo)(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil
     int (*ram_store)(machine_t* m, uint64_t pa, const void* data, uint64_t size) noexcept nogil
     int (*bus_read)(machine_t* m, uint64_t pa, int width, uint64_t* value) noexcept nogil
@@ -273,6 +293,13 @@ cdef inline chunk_t* chunk_of(op_t* op) noexcept nogil:
 cdef inline meta_t* meta_of(op_t* op) noexcept nogil:
     cdef chunk_t* chunk = chunk_of(op)
     return &chunk.metas[op - &chunk.ops[0]]
+
+
+cdef inline void fault_details(hart_t* h) noexcept nogil:
+    """Hand what a refused translation knows beyond cause and address to the delivery of its trap."""
+    h.tval2 = h.fault_gpa >> 2
+    h.tinst = h.fault_inst
+    h.tgva = h.fault_virt
 
 
 cdef inline uint64_t icount_now(hart_t* h, int64_t n) noexcept nogil:

@@ -37,6 +37,19 @@ cdef enum special_t:
     DELEG = 16
     HARTID = 17
     ENVCFG_LOW = 18
+    MISA_REG = 19
+    MIDELEG_REG = 20
+    VSSTATUS_REG = 21
+    VSIE_VIEW = 22
+    VSIP_VIEW = 23
+    HIE_VIEW = 24
+    HIP_VIEW = 25
+    HGATP_REG = 26
+    HSTATUS_REG = 27
+    HENVCFG_REG = 28
+    VSATP_REG = 29
+    VSTIMECMP_REG = 30
+    LEAVING = 31            # masked storage that interrupts or time depend on
 
 
 cdef struct csr_row_t:
@@ -56,6 +69,12 @@ cdef extern from *:
     #define MEDELEG_MASK 0xb3ffULL
     #define SINTERRUPTS 0x222ULL
     #define MINTERRUPTS 0xaaaULL
+    #define VSINTERRUPTS 0x444ULL
+    #define HINTERRUPTS 0x1444ULL
+    #define HSTATUS_WRITABLE 0x7003c0ULL
+    #define HEDELEG_MASK 0xb1ffULL
+    #define MEDELEG_H 0xf00400ULL
+    #define HGATP_VMID 0x03fff00000000000ULL
     #define MENVCFG_MASK 0xe0000000000000f1ULL
     #define SENVCFG_MASK 0xf1ULL
     #define MISA_VALUE 0x800000000014112dULL
@@ -64,7 +83,7 @@ cdef extern from *:
     """
     const uint64_t MSTATUS_WRITABLE, SSTATUS_WRITABLE, SSTATUS_READABLE, MSTATUS_FIXED
     const uint64_t MEDELEG_MASK, SINTERRUPTS, MINTERRUPTS, MENVCFG_MASK, SENVCFG_MASK, MISA_VALUE
-    const uint64_t PMPADDR_MASK, CSR_ALL
+    const uint64_t PMPADDR_MASK, CSR_ALL, VSINTERRUPTS, HINTERRUPTS, HSTATUS_WRITABLE, HEDELEG_MASK, MEDELEG_H, HGATP_VMID
 
 
 cdef csr_row_t table[4096]
@@ -83,6 +102,7 @@ cdef void build_table() noexcept nogil:
     cdef hart_state_t* s = NULL
     cdef int i
     cdef uint64_t smode = <uint64_t>1 << EXT_S, sstc = smode | <uint64_t>1 << EXT_SSTC
+    cdef uint64_t hyp = smode | <uint64_t>1 << EXT_H
     cdef uint64_t fp = <uint64_t>1 << EXT_F, hpm = <uint64_t>1 << EXT_ZIHPM, cntr = <uint64_t>1 << EXT_ZICNTR
     row(CSR_FFLAGS, FCSR_PART, NULL, 0, fp)
     row(CSR_FRM, FCSR_PART, NULL, 0, fp)
@@ -112,9 +132,9 @@ cdef void build_table() noexcept nogil:
     row(CSR_MHARTID, HARTID, NULL, 0, 0)
     row(CSR_MCONFIGPTR, ZERO, NULL, 0, 0)
     row(CSR_MSTATUS, STATUS, NULL, 0, 0)
-    row(CSR_MISA, ZERO, NULL, MISA_VALUE, 0)
+    row(CSR_MISA, MISA_REG, NULL, MISA_VALUE, 0)
     row(CSR_MEDELEG, DELEG, &s.medeleg, MEDELEG_MASK, smode)
-    row(CSR_MIDELEG, DELEG, &s.mideleg, SINTERRUPTS, smode)
+    row(CSR_MIDELEG, MIDELEG_REG, &s.mideleg, SINTERRUPTS, smode)
     row(CSR_MIE, MIE_ALL, &s.mie, MINTERRUPTS, 0)
     row(CSR_MTVEC, PLAIN, &s.mtvec, CSR_ALL & ~<uint64_t>2, 0)
     row(CSR_MCOUNTEREN, PLAIN, &s.mcounteren, 0xFFFFFFFF, 0)
@@ -128,6 +148,32 @@ cdef void build_table() noexcept nogil:
     row(CSR_PMPCFG0 + 2, PMPCFG_REG, NULL, 0, 0)
     for i in range(PMP_ENTRIES):
         row(CSR_PMPADDR0 + i, PMPADDR_REG, NULL, PMPADDR_MASK, 0)
+    row(CSR_HSTATUS, HSTATUS_REG, &s.hstatus, HSTATUS_WRITABLE, hyp)
+    row(CSR_HEDELEG, DELEG, &s.hedeleg, HEDELEG_MASK, hyp)
+    row(CSR_HIDELEG, LEAVING, &s.hideleg, VSINTERRUPTS, hyp)
+    row(CSR_HIE, HIE_VIEW, NULL, 0, hyp)
+    row(CSR_HIP, HIP_VIEW, NULL, 0, hyp)
+    row(CSR_HVIP, LEAVING, &s.hvip, VSINTERRUPTS, hyp)
+    row(CSR_HGEIE, ZERO, NULL, 0, hyp)
+    row(CSR_HGEIP, ZERO, NULL, 0, hyp)
+    row(CSR_HTIMEDELTA, LEAVING, &s.htimedelta, CSR_ALL, hyp)
+    row(CSR_HCOUNTEREN, PLAIN, &s.hcounteren, 0xFFFFFFFF, hyp)
+    row(CSR_HENVCFG, HENVCFG_REG, &s.henvcfg, MENVCFG_MASK, hyp)
+    row(CSR_HTVAL, PLAIN, &s.htval, CSR_ALL, hyp)
+    row(CSR_HTINST, PLAIN, &s.htinst, CSR_ALL, hyp)
+    row(CSR_HGATP, HGATP_REG, &s.hgatp, CSR_ALL, hyp)
+    row(CSR_VSSTATUS, VSSTATUS_REG, NULL, 0, hyp)
+    row(CSR_VSIE, VSIE_VIEW, NULL, 0, hyp)
+    row(CSR_VSTVEC, PLAIN, &s.vstvec, CSR_ALL & ~<uint64_t>2, hyp)
+    row(CSR_VSSCRATCH, PLAIN, &s.vsscratch, CSR_ALL, hyp)
+    row(CSR_VSEPC, PLAIN, &s.vsepc, CSR_ALL & ~<uint64_t>1, hyp)
+    row(CSR_VSCAUSE, PLAIN, &s.vscause, CSR_ALL, hyp)
+    row(CSR_VSTVAL, PLAIN, &s.vstval, CSR_ALL, hyp)
+    row(CSR_VSIP, VSIP_VIEW, NULL, 0, hyp)
+    row(CSR_VSTIMECMP, VSTIMECMP_REG, &s.vstimecmp, CSR_ALL, hyp | sstc)
+    row(CSR_VSATP, VSATP_REG, &s.vsatp, CSR_ALL, hyp)
+    row(CSR_MTINST, PLAIN, &s.mtinst, CSR_ALL, hyp)
+    row(CSR_MTVAL2, PLAIN, &s.mtval2, CSR_ALL, hyp)
     row(CSR_MCYCLE, COUNTER, NULL, 0, 0)
     row(CSR_MINSTRET, COUNTER, NULL, 0, 0)
     row(CSR_MCOUNTINHIBIT, INHIBIT, &s.mcountinhibit, 5, 0)
@@ -145,6 +191,9 @@ cdef uint64_t mip_at(hart_t* h, uint64_t icount) noexcept nogil:
         mip &= ~(<uint64_t>1 << IRQ_STI)
         if now >= h.s.stimecmp:
             mip |= <uint64_t>1 << IRQ_STI
+    mip |= h.s.hvip
+    if h.s.henvcfg & h.s.menvcfg & ENVCFG_STCE and now + h.s.htimedelta >= h.s.vstimecmp:
+        mip |= <uint64_t>1 << IRQ_VSTI
     return mip
 
 
@@ -160,13 +209,24 @@ cdef inline uint64_t status_read(hart_t* h) noexcept nogil:
 
 cdef void status_changed(hart_t* h) noexcept nogil:
     """Bring along what the hot path keeps of mstatus: the state of the floating-point unit."""
-    cdef uint64_t fs = h.s.mstatus & MSTATUS_FS
+    cdef uint64_t fs = h.s.mstatus & MSTATUS_FS, guest
+    if h.s.virt:
+        # Both the guest's and the host's FS govern, and both turn dirty ("H", vsstatus).
+        guest = h.s.vsstatus & MSTATUS_FS
+        fs = 0 if not guest or not fs else fs & guest | (<uint64_t>1 << MSTATUS_FS_SHIFT if fs != guest else 0)
     if fs == 0:
         h.fp_mode = 0
     elif fs == MSTATUS_FS and h.s.frm < 4:
         h.fp_mode = 2
     else:
         h.fp_mode = 1
+
+
+cdef inline void fs_dirty(hart_t* h) noexcept nogil:
+    h.s.mstatus |= MSTATUS_FS
+    if h.s.virt:
+        h.s.vsstatus |= MSTATUS_FS
+    status_changed(h)
 
 
 cdef void pmp_changed(hart_t* h) noexcept nogil:
@@ -190,8 +250,7 @@ cdef void fp_sync(hart_t* h) noexcept nogil:
     if flags:
         h.s.fflags |= <uint8_t>flags
         fp_clear()
-        h.s.mstatus |= MSTATUS_FS
-        status_changed(h)
+        fs_dirty(h)
 
 
 cdef void fp_end(hart_t* h) noexcept nogil:
@@ -200,49 +259,65 @@ cdef void fp_end(hart_t* h) noexcept nogil:
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
-cdef inline int counter_allowed(hart_t* h, int bit) noexcept nogil:
-    """Say whether mcounteren and scounteren let the current privilege read a counter."""
+cdef inline uint64_t counter_refused(hart_t* h, int bit) noexcept nogil:
+    """Return the cause when mcounteren, hcounteren or scounteren keep a counter from the present world, else 0."""
     if h.s.priv == PRIV_M:
-        return 1
+        return 0
     if not h.s.mcounteren >> bit & 1:
+        return CAUSE_ILLEGAL
+    if h.s.virt and not h.s.hcounteren >> bit & 1:
+        return CAUSE_VIRTUAL
+    if h.s.priv == PRIV_U and not h.s.scounteren >> bit & 1:
+        return CAUSE_VIRTUAL if h.s.virt else CAUSE_ILLEGAL
+    return 0
+
+
+cdef inline uint64_t timer_refused(hart_t* h) noexcept nogil:
+    """The same for stimecmp and vstimecmp, which also need STCE."""
+    if h.s.priv == PRIV_M:
         return 0
-    return h.s.priv == PRIV_S or h.s.scounteren >> bit & 1
+    if not h.s.mcounteren & 2 or not h.s.menvcfg & ENVCFG_STCE:
+        return CAUSE_ILLEGAL
+    if h.s.virt and not (h.s.hcounteren & 2 and h.s.henvcfg & ENVCFG_STCE):
+        return CAUSE_VIRTUAL
+    return 0
 
 
-cdef int counter_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
+cdef uint64_t counter_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
     cdef uint64_t count = h.count_end - <uint64_t>left
-    if csr >= 0xC00 and not counter_allowed(h, csr & 31):
-        return 0
+    cdef uint64_t cause = counter_refused(h, csr & 31) if csr >= 0xC00 else 0
+    if cause:
+        return cause
     if csr == CSR_TIME:
-        value[0] = time_at(h.m, icount_now(h, left))
+        value[0] = time_at(h.m, icount_now(h, left)) + (h.s.htimedelta if h.s.virt else 0)
     elif csr == CSR_CYCLE or csr == CSR_MCYCLE:
         value[0] = h.s.cycle_bias + (0 if h.s.mcountinhibit & 1 else count)
     elif csr == CSR_INSTRET or csr == CSR_MINSTRET:
         value[0] = h.s.instret_bias + (0 if h.s.mcountinhibit & 4 else count)
     else:
         value[0] = 0
-    return 1
+    return 0
 
 
-cdef int csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
-    """Read a CSR whose row exists; `left` is the budget at the instruction. 0: illegal instruction."""
+cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
+    """Read a CSR whose row exists; `left` is the budget at the instruction. Returns 0, or the cause it is refused with."""
     cdef csr_row_t* r = &table[csr]
     cdef int special = r.special, i
     cdef uint64_t v
-    if special == PLAIN or special == MENVCFG_REG or special == INHIBIT or special == DELEG or special == ENVCFG_LOW \
-            or special == MIE_ALL:
-        value[0] = (<uint64_t*>(<uint8_t*>&h.s + r.offset))[0]
-        return 1
-    if special == ZERO:
-        value[0] = r.mask
-        return 1
+    value[0] = (<uint64_t*>(<uint8_t*>&h.s + r.offset))[0]
+    if special == PLAIN or special == LEAVING:
+        return 0
     if special == STATUS:
         value[0] = status_read(h)
     elif special == SSTATUS_VIEW:
         value[0] = status_read(h) & SSTATUS_READABLE
+    elif special == ZERO:
+        value[0] = r.mask
+    elif special == MISA_REG:
+        value[0] = r.mask | (0x80 if h.m.exts >> EXT_H & 1 else 0)
     elif special == FCSR_PART:
         if h.fp_mode == 0:
-            return 0
+            return CAUSE_ILLEGAL
         fp_sync(h)
         if csr == CSR_FFLAGS:
             value[0] = h.s.fflags
@@ -251,19 +326,37 @@ cdef int csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcep
         else:
             value[0] = h.s.fflags | <uint64_t>h.s.frm << 5
     elif special == SIE_VIEW:
-        value[0] = h.s.mie & h.s.mideleg
+        value[0] = h.s.mie & h.s.mideleg & SINTERRUPTS
     elif special == MIP_ALL:
         value[0] = mip_at(h, icount_now(h, left))
     elif special == SIP_VIEW:
-        value[0] = mip_at(h, icount_now(h, left)) & h.s.mideleg
-    elif special == SATP_REG:
-        if h.s.priv == PRIV_S and h.s.mstatus & MSTATUS_TVM:
-            return 0
-        value[0] = h.s.satp
-    elif special == STIMECMP_REG:
-        if h.s.priv != PRIV_M and not (h.s.mcounteren & 2 and h.s.menvcfg & ENVCFG_STCE):
-            return 0
-        value[0] = h.s.stimecmp
+        value[0] = mip_at(h, icount_now(h, left)) & h.s.mideleg & SINTERRUPTS
+    elif special == VSIE_VIEW:
+        value[0] = (h.s.mie & h.s.hideleg) >> 1
+    elif special == VSIP_VIEW:
+        value[0] = (mip_at(h, icount_now(h, left)) & h.s.hideleg) >> 1
+    elif special == HIE_VIEW:
+        value[0] = h.s.mie & HINTERRUPTS
+    elif special == HIP_VIEW:
+        value[0] = mip_at(h, icount_now(h, left)) & HINTERRUPTS
+    elif special == VSSTATUS_REG:
+        if h.fp_mode == 1:
+            fp_sync(h)
+        value[0] = (h.s.vsstatus | MSTATUS_FIXED) & SSTATUS_READABLE
+        if (value[0] & MSTATUS_FS) == MSTATUS_FS:
+            value[0] |= MSTATUS_SD
+    elif special == HSTATUS_REG:
+        value[0] |= HSTATUS_VSXL
+    elif special == HENVCFG_REG:
+        # Where menvcfg has 0 these read 0.
+        value[0] &= h.s.menvcfg | ~(ENVCFG_STCE | ENVCFG_PBMTE | ENVCFG_ADUE)
+    elif special == SATP_REG or special == HGATP_REG:
+        return CAUSE_ILLEGAL if h.s.priv == PRIV_S and h.s.mstatus & MSTATUS_TVM else 0
+    elif special == VSATP_REG:
+        # Reached as satp by a guest, whose trap bit is VTVM.
+        return CAUSE_VIRTUAL if h.s.virt and h.s.hstatus & HSTATUS_VTVM else 0
+    elif special == STIMECMP_REG or special == VSTIMECMP_REG:
+        return timer_refused(h)
     elif special == COUNTER:
         return counter_get(h, csr, left, value)
     elif special == HARTID:
@@ -275,13 +368,15 @@ cdef int csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcep
         value[0] = v
     elif special == PMPADDR_REG:
         value[0] = h.s.pmpaddr[csr - CSR_PMPADDR0]
-    return 1
+    return 0
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
 cdef int status_set(hart_t* h, uint64_t value, uint64_t writable) noexcept nogil:
     """Write mstatus through a mask; returns how the instruction goes on."""
     cdef uint64_t old = h.s.mstatus, new
+    if h.m.exts >> EXT_H & 1 and writable == MSTATUS_WRITABLE:
+        writable |= MSTATUS_MPV | MSTATUS_GVA
     if h.fp_mode == 1:
         fp_sync(h)
         old = h.s.mstatus
@@ -297,9 +392,43 @@ cdef int status_set(hart_t* h, uint64_t value, uint64_t writable) noexcept nogil
         fp_sync(h)
         h.s.mstatus = new
         status_changed(h)
-    if (old ^ new) & (MSTATUS_MPRV | MSTATUS_MPP | MSTATUS_SUM | MSTATUS_MXR):
+    if (old ^ new) & (MSTATUS_MPRV | MSTATUS_MPP | MSTATUS_MPV | MSTATUS_SUM | MSTATUS_MXR):
         h.api.select(h)
     return ST_LEAVE if (new & ~old) & (MSTATUS_SIE | MSTATUS_MIE) and h.pending else ST_OK
+
+
+cdef int vsstatus_set(hart_t* h, uint64_t value) noexcept nogil:
+    cdef uint64_t old, new
+    fp_sync(h)
+    old = h.s.vsstatus
+    new = value & SSTATUS_WRITABLE
+    if not h.m.exts >> EXT_F & 1:
+        new &= ~MSTATUS_FS
+    h.s.vsstatus = new
+    status_changed(h)
+    h.api.select(h)
+    return ST_LEAVE if new & ~old & MSTATUS_SIE and h.pending else ST_OK
+
+
+cdef int atp_set(hart_t* h, uint64_t* where, uint64_t value) noexcept nogil:
+    """Write satp or vsatp: with a mode that is not offered the whole write has no effect."""
+    cdef int mode = value >> SATP_MODE_SHIFT
+    if mode != SATP_BARE and not h.m.xlen_modes >> mode & 1:
+        return ST_OK
+    where[0] = value
+    h.api.select(h)
+    return ST_JUMP
+
+
+cdef int hgatp_set(hart_t* h, uint64_t value) noexcept nogil:
+    """Write hgatp: unlike satp, with a mode that is not offered the other fields are written all the same."""
+    cdef int mode = value >> SATP_MODE_SHIFT
+    cdef uint64_t mask = (SATP_PPN & ~<uint64_t>3) | HGATP_VMID
+    if mode == SATP_BARE or h.m.xlen_modes >> mode & 1:
+        mask |= <uint64_t>15 << SATP_MODE_SHIFT
+    h.s.hgatp = (h.s.hgatp & ~mask) | (value & mask)
+    h.api.select(h)
+    return ST_JUMP
 
 
 cdef void pmpcfg_set(hart_t* h, uint32_t first, uint64_t value) noexcept nogil:
@@ -343,6 +472,12 @@ cdef void inhibit_set(hart_t* h, int64_t left, uint64_t value) noexcept nogil:
     h.s.mcountinhibit = value & 5
 
 
+cdef inline void soft_vs_set(hart_t* h, uint64_t value) noexcept nogil:
+    """Write VSSIP, which mip, hip, hvip and the guest's sip share."""
+    cdef uint64_t bit = <uint64_t>1 << IRQ_VSSI
+    h.s.hvip = (h.s.hvip & ~bit) | (value & bit)
+
+
 cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept nogil:
     """Write a CSR that csr_get has allowed; returns ST_OK, ST_JUMP (translation changed) or ST_LEAVE (interrupts)."""
     cdef csr_row_t* r = &table[csr]
@@ -367,36 +502,56 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
             h.s.fflags = value & 31
             h.s.frm = (value >> 5) & 7
         fp_set_rounding(h.s.frm)
-        h.s.mstatus |= MSTATUS_FS
-        status_changed(h)
+        fs_dirty(h)
         return ST_OK
     if special == MIE_ALL:
+        where[0] = value & (r.mask | (HINTERRUPTS if h.m.exts >> EXT_H & 1 else 0))
+        return ST_LEAVE
+    if special == LEAVING:
         where[0] = value & r.mask
         return ST_LEAVE
     if special == SIE_VIEW:
-        h.s.mie = (h.s.mie & ~h.s.mideleg) | (value & h.s.mideleg)
+        mask = h.s.mideleg & SINTERRUPTS
+        h.s.mie = (h.s.mie & ~mask) | (value & mask)
+        return ST_LEAVE
+    if special == VSIE_VIEW:
+        h.s.mie = (h.s.mie & ~h.s.hideleg) | (value << 1 & h.s.hideleg)
+        return ST_LEAVE
+    if special == HIE_VIEW:
+        h.s.mie = (h.s.mie & ~HINTERRUPTS) | (value & HINTERRUPTS)
         return ST_LEAVE
     if special == MIP_ALL:
         mask = SINTERRUPTS
         if h.s.menvcfg & ENVCFG_STCE:
             mask &= ~(<uint64_t>1 << IRQ_STI)
         h.s.mip_sw = (h.s.mip_sw & ~mask) | (value & mask)
+        if h.m.exts >> EXT_H & 1:
+            soft_vs_set(h, value)
         return ST_LEAVE
     if special == SIP_VIEW:
         mask = h.s.mideleg & (<uint64_t>1 << IRQ_SSI)
         h.s.mip_sw = (h.s.mip_sw & ~mask) | (value & mask)
         return ST_LEAVE
-    if special == SATP_REG:
-        mode = value >> SATP_MODE_SHIFT
-        if mode != SATP_BARE and not h.m.xlen_modes >> mode & 1:
-            return ST_OK  # a mode that is not offered: the whole write has no effect
-        h.s.satp = value
-        h.api.select(h)
-        return ST_JUMP
-    if special == MENVCFG_REG or special == ENVCFG_LOW:
+    if special == HIP_VIEW:
+        soft_vs_set(h, value)
+        return ST_LEAVE
+    if special == VSIP_VIEW:
+        if h.s.hideleg >> IRQ_VSSI & 1:
+            soft_vs_set(h, value << 1)
+        return ST_LEAVE
+    if special == VSSTATUS_REG:
+        return vsstatus_set(h, value)
+    if special == HSTATUS_REG:
+        where[0] = value & r.mask
+        return ST_OK
+    if special == SATP_REG or special == VSATP_REG:
+        return atp_set(h, where, value)
+    if special == HGATP_REG:
+        return hgatp_set(h, value)
+    if special == MENVCFG_REG or special == ENVCFG_LOW or special == HENVCFG_REG:
         return envcfg_set(h, special, where, value & r.mask)
-    if special == STIMECMP_REG:
-        h.s.stimecmp = value
+    if special == STIMECMP_REG or special == VSTIMECMP_REG:
+        where[0] = value
         return ST_LEAVE
     if special == COUNTER:
         counter_set(h, csr, left, value)
@@ -405,7 +560,11 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
         inhibit_set(h, left, value)
         return ST_OK
     if special == DELEG:
-        where[0] = value & r.mask
+        where[0] = value & (r.mask | (MEDELEG_H if csr == CSR_MEDELEG and h.m.exts >> EXT_H & 1 else 0))
+        return ST_OK
+    if special == MIDELEG_REG:
+        # The interrupts of VS and the guest externals always go to HS.
+        where[0] = value & r.mask | (HINTERRUPTS if h.m.exts >> EXT_H & 1 else 0)
         return ST_LEAVE
     if special == PMPCFG_REG:
         pmpcfg_set(h, (csr - CSR_PMPCFG0) * 4, value)
@@ -431,15 +590,47 @@ cdef int envcfg_set(hart_t* h, int special, uint64_t* where, uint64_t value) noe
         value &= ~ENVCFG_PBMTE
     if not exts >> EXT_SVADU & 1:
         value &= ~ENVCFG_ADUE
-    if special == MENVCFG_REG and (where[0] ^ value) & (ENVCFG_PBMTE | ENVCFG_ADUE):
+    if special != ENVCFG_LOW and (where[0] ^ value) & (ENVCFG_PBMTE | ENVCFG_ADUE):
         h.api.drop_all(h.m)
     where[0] = value
-    return ST_LEAVE if special == MENVCFG_REG else ST_OK
+    return ST_OK if special == ENVCFG_LOW else ST_LEAVE
 
 
 # ---- the instructions -------------------------------------------------------------------------------------------
 cdef inline int exists(hart_t* h, uint32_t csr) noexcept nogil:
-    return table[csr].present and not table[csr].exts & ~h.m.exts
+    return csr < 4096 and table[csr].present and not table[csr].exts & ~h.m.exts
+
+
+cdef inline uint64_t csr_refused(hart_t* h, uint32_t csr, int writes) noexcept nogil:
+    """Return the cause when the CSR's number alone keeps the present world from it, else 0."""
+    cdef uint32_t need = csr >> 8 & 3
+    # HS ranks above S; M above all.
+    cdef uint32_t rank = 2 if h.s.priv == PRIV_S and not h.s.virt else h.s.priv
+    if not exists(h, csr) or (writes and csr >> 10 == 3):
+        return CAUSE_ILLEGAL
+    if rank < need:
+        return CAUSE_VIRTUAL if h.s.virt and need <= 2 else CAUSE_ILLEGAL
+    return 0
+
+
+cdef inline uint32_t csr_in_guest(uint32_t csr) noexcept nogil:
+    """Return the VS register that a guest reaches under the number of an S register."""
+    if csr in (CSR_SSTATUS, CSR_SIE, CSR_STVEC, CSR_SSCRATCH, CSR_SEPC, CSR_SCAUSE, CSR_STVAL, CSR_SIP, CSR_STIMECMP, CSR_SATP):
+        return csr + 0x100
+    return csr
+
+
+cdef inline uint64_t software_bits(hart_t* h, int special, uint64_t old) noexcept nogil:
+    """Return what csrrs and csrrc modify: of the pending registers only software's own bits, not wires and timers."""
+    if special == MIP_ALL:
+        return h.s.mip_sw | h.s.hvip
+    if special == SIP_VIEW:
+        return h.s.mip_sw
+    if special == HIP_VIEW:
+        return h.s.hvip
+    if special == VSIP_VIEW:
+        return h.s.hvip >> 1
+    return old
 
 
 cdef int csr_op(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil:
@@ -447,15 +638,18 @@ cdef int csr_op(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept n
     cdef uint32_t csr = op.imm & 0xFFF
     cdef int writes = (how & 3) == 0 or op.rs1 != 0
     cdef uint64_t old = 0, operand, base, pc = h.page_va + meta_of(op).off
-    cdef int st = ST_OK, special
+    cdef uint64_t cause = csr_refused(h, csr, writes)
+    cdef int st = ST_OK
     h.n = n
-    if (csr >> 8 & 3) > h.s.priv or (writes and csr >> 10 == 3) or not exists(h, csr) or not csr_get(h, csr, n + 1, &old):
-        return h.api.deliver(h, CAUSE_ILLEGAL, meta_of(op).raw, pc)
+    if not cause:
+        if h.s.virt:
+            csr = csr_in_guest(csr)
+        cause = csr_get(h, csr, n + 1, &old)
+    if cause:
+        return h.api.deliver(h, cause, meta_of(op).raw, pc)
     operand = op.rs1 if how & 4 else x[op.rs1]
     if writes:
-        # mip and sip show wires and timers too, but only software's own bits are modified and written back.
-        special = table[csr].special
-        base = h.s.mip_sw if special == MIP_ALL or special == SIP_VIEW else old
+        base = software_bits(h, table[csr].special, old)
         if how & 3 == 1:
             operand |= base
         elif how & 3 == 2:
@@ -472,7 +666,7 @@ cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
     """Read a CSR from outside the guest, with machine privilege; 0 when it does not exist."""
     cdef uint8_t priv = h.s.priv
     cdef int ok
-    if csr > 4095 or not exists(h, csr):
+    if not exists(h, csr):
         return 0
     h.s.priv = PRIV_M
     if table[csr].special == FCSR_PART:
@@ -484,7 +678,7 @@ cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
             value[0] = h.s.fflags | <uint64_t>h.s.frm << 5
         ok = 1
     else:
-        ok = csr_get(h, csr, 0, value)
+        ok = csr_get(h, csr, 0, value) == 0
     h.s.priv = priv
     return ok
 
@@ -493,7 +687,7 @@ cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
     """Write a CSR from outside the guest, with machine privilege and the same WARL rules; 0 when it does not exist."""
     cdef uint8_t priv = h.s.priv
     cdef uint64_t saved
-    if csr > 4095 or not exists(h, csr):
+    if not exists(h, csr):
         return 0
     h.s.priv = PRIV_M
     saved = fp_enter(h.s.frm)

@@ -399,6 +399,8 @@ cdef int fetch_half(hart_t* h, uint64_t va, uint32_t* half) noexcept nogil:
     if st == 1:
         h.fault = CAUSE_FETCH_ACCESS
         h.fault_va = va
+        h.fault_virt = h.s.virt
+        h.fault_gpa = h.fault_inst = 0
         return ST_FAULT
     m.stop_addr = h.slow_pa
     order_leave(m, STOP_ERROR)
@@ -417,6 +419,7 @@ cdef op_t* lookup_slow(hart_t* h, uint64_t pc) noexcept nogil:
     if st == ST_FAULT:
         # An attempt that never became an instruction counts all the same.
         h.n -= 1
+        fault_details(h)
         h.api.deliver(h, h.fault, h.fault_va, pc)
         return NULL
     if st != ST_OK:

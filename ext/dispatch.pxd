@@ -34,4 +34,6 @@ cdef inline int fp_rounding_of(hart_t* h, int rm) noexcept nogil:
 
 cdef inline void fp_dirty(hart_t* h) noexcept nogil:
     h.s.mstatus |= MSTATUS_FS
+    if h.s.virt:
+        h.s.vsstatus |= MSTATUS_FS
     h.fp_mode = 2 if h.s.frm < 4 else 1

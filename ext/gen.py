@@ -159,7 +159,7 @@ def decode_text(numbers):
     return "\n".join(out) + "\n"
 
 
-EXT_BITS = {"I": "I", "CD": "C D"}
+EXT_BITS = {"CD": "C D"}
 
 
 def ext_mask(ext):
@@ -295,6 +295,15 @@ def body(name, insn, static):
     if kind == "cbo":
         return ["st = h.api.cbo(h, op, x[op.rs1], n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:", "    @LEAVE_NEXT",
                 "else:", "    @LEAVE"]
+    if kind == "hlv":
+        # The body of the plain load of this width and sign: what differs is the translation.
+        load = "l" + insn.name.split(".")[1]
+        return [f"st = h.api.hlv(h, op, x[op.rs1], {ACCESS[load[1]]}, {int('x' in insn.name.split('.')[0])}, n)", "if st <= ST_LEAVE:",
+                f"    x[op.rd] = insn_{load}(h.value)", "    if st == ST_OK:", "        @NEXT", "    else:", "        @LEAVE_NEXT",
+                "else:", "    @LEAVE"]
+    if kind == "hsv":
+        return [f"st = h.api.hsv(h, op, x[op.rs1], {ACCESS[insn.name[-1]]}, x[op.rs2], n)", "if st == ST_OK:", "    @NEXT",
+                "elif st == ST_LEAVE:", "    @LEAVE_NEXT", "else:", "    @LEAVE"]
     if kind == "csr":
         return ["n -= op.cnt", f"st = h.api.csr_op(h, op, x, n, {CSR_HOW[ident]})", *STATUS]
     if kind == "sys":

@@ -60,7 +60,7 @@ EXTENSIONS = {
     "zba": 1 << EXT_ZBA, "zbb": 1 << EXT_ZBB, "zbs": 1 << EXT_ZBS, "zicond": 1 << EXT_ZICOND,
     "zicbom": 1 << EXT_ZICBOM, "zicboz": 1 << EXT_ZICBOZ, "zicbop": 1 << EXT_ZICBOP,
     "zihintpause": 1 << EXT_ZIHINTPAUSE, "sstc": 1 << EXT_SSTC, "svinval": 1 << EXT_SVINVAL,
-    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S, "u": 1 << EXT_U,
+    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S, "u": 1 << EXT_U, "h": 1 << EXT_H,
 }
 
 
@@ -94,7 +94,7 @@ cdef uint64_t icount_of(machine_t* m, uint64_t ticks) noexcept nogil:
 cdef uint64_t next_event(hart_t* h) noexcept nogil:
     """Return the icount at which a timer of this hart that mie enables comes due; those already due are pending."""
     cdef machine_t* m = h.m
-    cdef uint64_t when = NEVER, at
+    cdef uint64_t when = NEVER, at, now
     if h.s.mie >> IRQ_MTI & 1:
         at = icount_of(m, h.s.mtimecmp)
         if at > m.clock.icount:
@@ -103,6 +103,13 @@ cdef uint64_t next_event(hart_t* h) noexcept nogil:
         at = icount_of(m, h.s.stimecmp)
         if m.clock.icount < at < when:
             when = at
+    if h.s.mie >> IRQ_VSTI & 1 and h.s.henvcfg & h.s.menvcfg & ENVCFG_STCE:
+        # The guest's time is ahead by htimedelta, and wraps.
+        now = time_at(m, m.clock.icount)
+        if now + h.s.htimedelta < h.s.vstimecmp:
+            at = icount_of(m, now + (h.s.vstimecmp - h.s.htimedelta - now))
+            if m.clock.icount < at < when:
+                when = at
     return when
 
 
@@ -358,6 +365,9 @@ cdef class Core:
         h.s.priv = PRIV_M
         h.s.mtimecmp = NEVER
         h.s.stimecmp = NEVER
+        h.s.vstimecmp = NEVER
+        if self.m.exts >> EXT_H & 1:
+            h.s.mideleg = 0x1444
         h.icount_end = self.m.clock.icount
         h.count_end = 0
         self.refresh(h)
@@ -725,6 +735,17 @@ cdef class Hart:
         if value not in (0, 1, 3):
             raise ValueError(f"priv is {value}; allowed: 0 (U), 1 (S), 3 (M)")
         self.h.s.priv = value
+        api.select(self.h)
+
+    @property
+    def virt(self) -> int:
+        """V: 1 in VS and VU."""
+        return self.h.s.virt
+
+    @virt.setter
+    def virt(self, bint value) -> None:
+        self.h.s.virt = value and self.h.m.exts >> EXT_H & 1
+        api.status_changed(self.h)
         api.select(self.h)
 
     @property

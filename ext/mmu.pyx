@@ -1,9 +1,9 @@
 # cython: boundscheck=False
-"""Address translation: page walks, physical memory protection, and what may be cached of the result.
+"""Address translation: both stages of a page walk, physical memory protection, and what may be cached of the result.
 
 Owns the rules of the privileged manual, chapters "Supervisor-Level ISA" (Sv39, Sv48, Sv57, Svnapot, Svpbmt, Svade,
-Svadu) and "Physical Memory Protection". A walk is a function of its arguments (privilege, SUM, MXR, satp): special
-accesses pass other arguments and are no modes of this file.
+Svadu), "H" ("Two-Stage Address Translation") and "Physical Memory Protection". A walk is a function of its context
+(privilege, V, SUM, MXR, satp, hgatp): special accesses pass another context and are no modes of this file.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -21,14 +21,28 @@ cdef enum:
     PAGE_PARTS = 2
 
 
+cdef struct ctx_t:
+    int priv
+    int virt
+    int sum_                # of the stage that has U pages: sstatus, or vsstatus when V=1
+    int mxr
+    int mxr_g               # the G-stage looks at HS-level sstatus.MXR alone
+    int hlvx                # execute permission instead of read permission
+    int quiet               # leave A and D bits alone where the hart would set them
+    uint64_t satp           # vsatp when V=1
+    uint64_t hgatp          # 0 when V=0
+
+
 cdef struct walk_t:
     uint64_t pa
-    int depth               # page tables visited
-    int bits                # virtual address bits of the mode, 0 when translation is off
-    int writable            # leaf allows stores and is dirty: a write entry may be made
+    int writable            # every stage allows stores and is dirty: a write entry may be made
     int readable
+    int bits                # virtual address bits of the mode, 0 when the first stage is off
+    int depth               # page tables visited by the first stage
     uint64_t at[5]          # physical address of the entry used in each
     int levels[5]
+    int g_depth             # and by all G-stage walks on the way
+    uint64_t g_at[32]
 
 
 # ---- physical memory protection ---------------------------------------------------------------------------------
@@ -114,101 +128,235 @@ cdef inline uint64_t page_fault(int acc) noexcept nogil:
     return CAUSE_LOAD_PAGE if acc == ACC_LOAD else CAUSE_STORE_PAGE
 
 
-cdef inline int refuse(hart_t* h, uint64_t cause, uint64_t va) noexcept nogil:
+cdef inline uint64_t guest_page_fault(int acc) noexcept nogil:
+    if acc == ACC_FETCH:
+        return CAUSE_FETCH_GUEST_PAGE
+    return CAUSE_LOAD_GUEST_PAGE if acc == ACC_LOAD else CAUSE_STORE_GUEST_PAGE
+
+
+cdef inline int refuse(hart_t* h, const ctx_t* c, uint64_t cause, uint64_t va) noexcept nogil:
     h.fault = cause
     h.fault_va = va
+    h.fault_virt = c.virt
+    h.fault_gpa = h.fault_inst = 0
     return ST_FAULT
 
 
-cdef int walk(hart_t* h, uint64_t va, int acc, int priv, int sum_, int mxr, uint64_t satp, int quiet, walk_t* w) noexcept nogil:
-    """Translate one address as the manual's algorithm does ("Virtual Address Translation Process").
+cdef inline int levels_of(uint64_t atp) noexcept nogil:
+    cdef int mode = atp >> SATP_MODE_SHIFT
+    return 3 if mode == SATP_SV39 else (4 if mode == SATP_SV48 else 5)
 
-    `quiet` leaves A and D bits alone where the hart would set them.
-    """
-    cdef machine_t* m = h.m
-    cdef int mode = satp >> SATP_MODE_SHIFT
-    cdef int levels, level, shift, ok
-    cdef uint64_t base, pte, ppn, at, want, low
-    cdef uint32_t slot
-    cdef frame_t* frame
-    w.depth = 0
-    w.bits = 0
-    w.writable = w.readable = 1
-    if mode == SATP_BARE or priv == PRIV_M:
-        w.pa = va
-        return ST_OK
-    levels = 3 if mode == SATP_SV39 else (4 if mode == SATP_SV48 else 5)
-    w.bits = 12 + 9 * levels
-    shift = 64 - w.bits
-    if <uint64_t>(<int64_t>(va << shift) >> shift) != va:
-        return refuse(h, page_fault(acc), va)
-    base = (satp & SATP_PPN) << 12
-    level = levels - 1
-    while True:
-        shift = 12 + 9 * level
-        slot = (va >> shift) & 511
-        at = base + slot * 8
-        if not in_ram(m, at, 8) or not pmp_allows(h, at, 8, ACC_LOAD, PRIV_S):
-            return refuse(h, access_fault(acc), va)
-        frame = m.mem.find(m.ram, at >> 12)
-        pte = 0 if frame == NULL else (<uint64_t*>frame.bytes)[slot]
-        if not pte & PTE_V or (pte & (PTE_R | PTE_W)) == PTE_W or pte & PTE_RESERVED:
-            return refuse(h, page_fault(acc), va)
-        if pte & PTE_PBMT and ((pte & PTE_PBMT) == PTE_PBMT or not h.s.menvcfg & ENVCFG_PBMTE):
-            return refuse(h, page_fault(acc), va)
-        if pte & PTE_N and not m.exts >> EXT_SVNAPOT & 1:
-            return refuse(h, page_fault(acc), va)
-        w.at[w.depth] = at
-        w.levels[w.depth] = level
-        w.depth += 1
-        ppn = (pte & PTE_PPN_MASK) >> 10
-        if pte & (PTE_R | PTE_X):
-            break
-        # A pointer: A, D, U and the page attributes are reserved in it.
-        if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
-            return refuse(h, page_fault(acc), va)
-        base = ppn << 12
-        level -= 1
-    if pte & PTE_U:
-        ok = priv == PRIV_U or (acc != ACC_FETCH and sum_)
-    else:
-        ok = priv == PRIV_S
-    w.readable = (pte & PTE_R) != 0 or (mxr and (pte & PTE_X) != 0)
-    if acc == ACC_FETCH:
-        ok = ok and pte & PTE_X
-    elif acc == ACC_LOAD:
-        ok = ok and w.readable
-    elif acc == ACC_STORE:
-        ok = ok and pte & PTE_W
-    else:
-        ok = ok and (w.readable or pte & PTE_W)
-    low = ((<uint64_t>1 << (9 * level)) - 1)
-    if not ok or ppn & low:
-        return refuse(h, page_fault(acc), va)
+
+cdef inline int malformed(machine_t* m, uint64_t pte, uint64_t pbmte) noexcept nogil:
+    """Say whether an entry is invalid or uses encodings reserved in every position."""
+    if not pte & PTE_V or (pte & (PTE_R | PTE_W)) == PTE_W or pte & PTE_RESERVED:
+        return 1
+    if pte & PTE_PBMT and ((pte & PTE_PBMT) == PTE_PBMT or not pbmte):
+        return 1
+    return pte & PTE_N and not m.exts >> EXT_SVNAPOT & 1
+
+
+cdef inline int permits(uint64_t pte, int acc, int mxr, int hlvx) noexcept nogil:
+    if acc == ACC_FETCH or hlvx:
+        return (pte & PTE_X) != 0
+    if acc == ACC_LOAD:
+        return pte & PTE_R or (mxr and pte & PTE_X)
+    if acc == ACC_STORE:
+        return (pte & PTE_W) != 0
+    return (pte & (PTE_R | PTE_W)) != 0 or (mxr and pte & PTE_X)
+
+
+cdef inline int leaf_pa(uint64_t pte, int level, uint64_t address, uint64_t* pa) noexcept nogil:
+    """Compose the address of a leaf; 0 when a superpage is misaligned or a NAPOT size is not defined."""
+    cdef uint64_t ppn = (pte & PTE_PPN_MASK) >> 10
+    cdef uint64_t low = (<uint64_t>1 << (12 + 9 * level)) - 1
+    if ppn << 12 & low:
+        return 0
     if pte & PTE_N:
         # Svnapot: only 64 KiB pages, at the lowest level, are defined.
         if level != 0 or (ppn & 15) != 8:
-            return refuse(h, page_fault(acc), va)
-        ppn = (ppn & ~<uint64_t>15) | ((va >> 12) & 15)
-    want = PTE_A | (PTE_D if acc == ACC_STORE else 0)
+            return 0
+        ppn = (ppn & ~<uint64_t>15) | ((address >> 12) & 15)
+    pa[0] = ppn << 12 | (address & low)
+    return 1
+
+
+cdef int set_ad(hart_t* h, const ctx_t* c, uint64_t at, uint64_t pte) noexcept nogil:
+    """Store an entry with A or D set, as an access of the hart's own."""
+    if not pmp_allows(h, at, 8, ACC_STORE, PRIV_S):
+        return ST_FAULT
+    if c.quiet:
+        return ST_OK
+    return ST_STOP if h.m.api.ram_store(h.m, at, &pte, 8) == ST_STOP else ST_OK
+
+
+cdef inline int read_pte(hart_t* h, uint64_t at, uint64_t* pte) noexcept nogil:
+    cdef frame_t* frame
+    if not in_ram(h.m, at, 8) or not pmp_allows(h, at, 8, ACC_LOAD, PRIV_S):
+        return 0
+    frame = h.m.mem.find(h.m.ram, at >> 12)
+    pte[0] = 0 if frame == NULL else (<uint64_t*>(frame.bytes + (at & 4095)))[0]
+    return 1
+
+
+cdef int g_refuse(hart_t* h, const ctx_t* c, int acc, uint64_t va, uint64_t gpa, uint64_t inst) noexcept nogil:
+    refuse(h, c, guest_page_fault(acc), va)
+    h.fault_gpa = gpa
+    h.fault_inst = inst
+    return ST_FAULT
+
+
+cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, int need, uint64_t inst, walk_t* w,
+                uint64_t* pa, uint64_t* leaf) noexcept nogil:
+    """Translate a guest physical address through the G-stage.
+
+    `acc` is the access that the guest made and decides the cause; `need` is what is done at gpa, which differs when a
+    page table of the first stage is read or written on the way: then `inst` is the pseudoinstruction for htinst.
+    """
+    cdef machine_t* m = h.m
+    cdef int level, levels, shift, mxr, st
+    cdef uint64_t base, pte = 0, at, want, slot
+    cdef gcache_t* g
+    if c.hgatp >> SATP_MODE_SHIFT == SATP_BARE:
+        pa[0] = gpa
+        leaf[0] = PTE_R | PTE_W | PTE_X | PTE_D
+        return ST_OK
+    mxr = c.mxr_g if not inst else 0
+    g = &h.cache.g[(gpa >> 12) & GCACHE_MASK]
+    if g.tag == gpa >> 12 and g.hgatp == c.hgatp and permits(g.pte, need, mxr, c.hlvx and not inst) \
+            and (need != ACC_STORE or g.pte & PTE_D):
+        pa[0] = g.pa | (gpa & 4095)
+        leaf[0] = g.pte
+        return ST_OK
+    levels = levels_of(c.hgatp)
+    if gpa >> (14 + 9 * levels):
+        return g_refuse(h, c, acc, va, gpa, inst)
+    base = (c.hgatp & SATP_PPN & ~<uint64_t>3) << 12
+    level = levels - 1
+    while True:
+        shift = 12 + 9 * level
+        # The root has four pages: two more bits of address.
+        slot = (gpa >> shift) & (2047 if level == levels - 1 else 511)
+        at = base + slot * 8
+        if not read_pte(h, at, &pte):
+            return refuse(h, c, access_fault(acc), va)
+        if malformed(m, pte, h.s.menvcfg & ENVCFG_PBMTE):
+            return g_refuse(h, c, acc, va, gpa, inst)
+        w.g_at[w.g_depth] = at
+        w.g_depth += 1
+        if pte & (PTE_R | PTE_X):
+            break
+        if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
+            return g_refuse(h, c, acc, va, gpa, inst)
+        base = (pte & PTE_PPN_MASK) << 2
+        level -= 1
+    # Every access counts as one of U-mode.
+    if not pte & PTE_U or not permits(pte, need, mxr, c.hlvx and not inst) or not leaf_pa(pte, level, gpa, pa):
+        return g_refuse(h, c, acc, va, gpa, inst)
+    want = PTE_A | (PTE_D if need == ACC_STORE else 0)
     if (pte & want) != want:
-        # Svade: a fault; with menvcfg.ADUE (Svadu) the hart updates the entry as a store of its own.
         if not h.s.menvcfg & ENVCFG_ADUE:
-            return refuse(h, page_fault(acc), va)
-        if not pmp_allows(h, at, 8, ACC_STORE, PRIV_S):
-            return refuse(h, access_fault(acc), va)
+            return g_refuse(h, c, acc, va, gpa, inst)
         pte |= want
-        if not quiet:
-            ok = m.api.ram_store(m, at, &pte, 8)
-            if ok >= ST_TRAP:
-                return ok
-    w.writable = (pte & PTE_W) != 0 and (pte & PTE_D) != 0
-    low = ((<uint64_t>1 << shift) - 1)
-    w.pa = ((ppn << 12) & ~low) | (va & low) if level else (ppn << 12) | (va & 4095)
+        st = set_ad(h, c, at, pte)
+        if st == ST_FAULT:
+            return refuse(h, c, access_fault(acc), va)
+        if st != ST_OK:
+            return st
+    leaf[0] = pte
+    if not c.quiet and note_g(h, w):
+        g.tag = gpa >> 12
+        g.hgatp = c.hgatp
+        g.pa = pa[0] & PAGE_MASK
+        g.pte = pte
     return ST_OK
 
 
-cdef inline int note_used(hart_t* h, uint64_t va, walk_t* w) noexcept nogil:
+cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexcept nogil:
+    """Translate one address as the manual's algorithm does ("Virtual Address Translation Process")."""
+    cdef machine_t* m = h.m
+    cdef int levels, level, shift, ok, st
+    cdef uint64_t base, pte = 0, at, gat, want, leaf = 0, gpa = va, pbmte, adue
+    w.depth = w.g_depth = 0
+    w.bits = 0
+    w.writable = w.readable = 1
+    if c.satp >> SATP_MODE_SHIFT != SATP_BARE and c.priv != PRIV_M:
+        pbmte = (h.s.henvcfg & h.s.menvcfg if c.virt else h.s.menvcfg) & ENVCFG_PBMTE
+        adue = (h.s.henvcfg & h.s.menvcfg if c.virt else h.s.menvcfg) & ENVCFG_ADUE
+        levels = levels_of(c.satp)
+        w.bits = 12 + 9 * levels
+        shift = 64 - w.bits
+        if <uint64_t>(<int64_t>(va << shift) >> shift) != va:
+            return refuse(h, c, page_fault(acc), va)
+        base = (c.satp & SATP_PPN) << 12
+        level = levels - 1
+        while True:
+            shift = 12 + 9 * level
+            at = gat = base + ((va >> shift) & 511) * 8
+            if c.virt:
+                st = g_walk(h, c, va, gat, acc, ACC_LOAD, 0x3000, w, &at, &leaf)
+                if st != ST_OK:
+                    return st
+            if not read_pte(h, at, &pte):
+                return refuse(h, c, access_fault(acc), va)
+            if malformed(m, pte, pbmte):
+                return refuse(h, c, page_fault(acc), va)
+            w.at[w.depth] = at
+            w.levels[w.depth] = level
+            w.depth += 1
+            if pte & (PTE_R | PTE_X):
+                break
+            # A pointer: A, D, U and the page attributes are reserved in it.
+            if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
+                return refuse(h, c, page_fault(acc), va)
+            base = (pte & PTE_PPN_MASK) << 2
+            level -= 1
+        if pte & PTE_U:
+            ok = c.priv == PRIV_U or (acc != ACC_FETCH and c.sum_)
+        else:
+            ok = c.priv == PRIV_S
+        if not ok or not permits(pte, acc, c.mxr, c.hlvx) or not leaf_pa(pte, level, va, &gpa):
+            return refuse(h, c, page_fault(acc), va)
+        want = PTE_A | (PTE_D if acc == ACC_STORE else 0)
+        if (pte & want) != want:
+            # Svade: a fault; with ADUE (Svadu) the hart updates the entry as a store of its own.
+            if not adue:
+                return refuse(h, c, page_fault(acc), va)
+            pte |= want
+            if c.virt:
+                st = g_walk(h, c, va, gat, acc, ACC_STORE, 0x3020, w, &at, &leaf)
+                if st != ST_OK:
+                    return st
+            st = set_ad(h, c, at, pte)
+            if st == ST_FAULT:
+                return refuse(h, c, access_fault(acc), va)
+            if st != ST_OK:
+                return st
+        w.readable = permits(pte, ACC_LOAD, c.mxr, 0)
+        w.writable = (pte & PTE_W) != 0 and (pte & PTE_D) != 0
+    if not c.virt:
+        w.pa = gpa
+        return ST_OK
+    st = g_walk(h, c, va, gpa, acc, acc, 0, w, &w.pa, &leaf)
+    if st == ST_OK:
+        w.readable = w.readable and permits(leaf, ACC_LOAD, c.mxr_g, 0)
+        w.writable = w.writable and (leaf & PTE_W) != 0 and (leaf & PTE_D) != 0
+    return st
+
+
+# ---- what may be cached -----------------------------------------------------------------------------------------
+cdef int note_g(hart_t* h, walk_t* w) noexcept nogil:
+    """Mark the G-stage slots of a walk as feeding live entries, of no one virtual address."""
+    cdef int i
+    cdef frame_t* frame
+    for i in range(w.g_depth):
+        frame = h.m.mem.find(h.m.ram, w.g_at[i] >> 12)
+        if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.g_at[i] & 4095) >> 3, 0, -1, 0):
+            return 0
+    return 1
+
+
+cdef int note_used(hart_t* h, uint64_t va, walk_t* w) noexcept nogil:
     """Mark the page-table slots of a walk as feeding a live entry.
 
     Frames are looked up again: making the target writable may have replaced one of them.
@@ -219,23 +367,36 @@ cdef inline int note_used(hart_t* h, uint64_t va, walk_t* w) noexcept nogil:
         frame = h.m.mem.find(h.m.ram, w.at[i] >> 12)
         if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.at[i] & 4095) >> 3, va, w.levels[i], w.bits):
             return 0
-    return 1
+    return note_g(h, w)
+
+
+cdef inline void ctx_of(const bank_t* bank, ctx_t* c) noexcept nogil:
+    """Unpack the context a bank stands for."""
+    c.priv = bank.key & 3
+    c.virt = bank.key >> 2 & 1
+    c.sum_ = bank.key >> 3 & 1
+    c.mxr = bank.key >> 4 & 1
+    c.mxr_g = bank.key >> 5 & 1
+    c.hlvx = c.quiet = 0
+    c.satp = bank.satp
+    c.hgatp = bank.hgatp
 
 
 cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa) noexcept nogil:
     """Translate a data access inside one page with the hart's effective privilege, and cache what may be cached."""
-    cdef uint32_t key = h.bank_d.key
-    cdef int priv = key & 3, st, whole
+    cdef int st, whole
+    cdef ctx_t c
     cdef walk_t w
     cdef frame_t* frame
     cdef machine_t* m = h.m
-    st = walk(h, va, acc, priv, key >> 2 & 1, key >> 3 & 1, h.bank_d.satp, 0, &w)
+    ctx_of(h.bank_d, &c)
+    st = walk(h, &c, va, acc, &w)
     if st != ST_OK:
         return st
     pa[0] = w.pa
-    whole = pmp_page(h, w.pa, acc, priv)
-    if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, width, acc, priv)):
-        return refuse(h, access_fault(acc), va)
+    whole = pmp_page(h, w.pa, acc, c.priv)
+    if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, width, acc, c.priv)):
+        return refuse(h, &c, access_fault(acc), va)
     if whole == PAGE_PARTS or acc == ACC_CBO or not in_ram(m, w.pa & PAGE_MASK, PAGE_SIZE):
         return ST_OK
     if acc == ACC_STORE:
@@ -244,7 +405,7 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
             m.stop_addr = w.pa
             order_leave(m, STOP_MEMORY)
             return ST_STOP
-        if w.readable and pmp_page(h, w.pa, ACC_LOAD, priv) == PAGE_WHOLE and note_used(h, va, &w):
+        if w.readable and pmp_page(h, w.pa, ACC_LOAD, c.priv) == PAGE_WHOLE and note_used(h, va, &w):
             m.api.fill_data(h, va, frame, w.writable and (w.pa ^ m.watch) & PAGE_MASK != 0)
         return ST_OK
     frame = m.mem.find(m.ram, w.pa >> 12)
@@ -253,21 +414,47 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
     return ST_OK
 
 
+cdef int mmu_translate_as(hart_t* h, uint64_t va, int acc, int width, int hlvx, uint64_t* pa) noexcept nogil:
+    """Translate for HLV, HLVX and HSV: as if V=1 with the privilege in hstatus.SPVP. Nothing is cached.
+
+    Manual, chapter "H", "Hypervisor Virtual-Machine Load and Store Instructions".
+    """
+    cdef ctx_t c
+    cdef walk_t w
+    cdef int st
+    c.priv = PRIV_S if h.s.hstatus & HSTATUS_SPVP else PRIV_U
+    c.virt = 1
+    c.sum_ = (h.s.vsstatus & MSTATUS_SUM) != 0
+    c.mxr_g = (h.s.mstatus & MSTATUS_MXR) != 0
+    c.mxr = c.mxr_g or (h.s.vsstatus & MSTATUS_MXR) != 0
+    c.hlvx = hlvx
+    c.quiet = 0
+    c.satp = h.s.vsatp
+    c.hgatp = h.s.hgatp
+    st = walk(h, &c, va, acc, &w)
+    if st != ST_OK:
+        return st
+    pa[0] = w.pa
+    return ST_OK if pmp_allows(h, w.pa, width, acc, c.priv) else refuse(h, &c, access_fault(acc), va)
+
+
 cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
     """Find the frame that code at va runs from. ST_LEAVE: only one instruction at a time, uncached, at h.slow_pa."""
     cdef fetch_t* e = &h.bank_x.x[(va >> 12) & FETCH_MASK]
+    cdef ctx_t c
     cdef walk_t w
-    cdef int st, whole, priv = h.s.priv
+    cdef int st, whole
     cdef frame_t* frame
     if e.tag == va & PAGE_MASK:
         found[0] = e.frame
         return ST_OK
-    st = walk(h, va, ACC_FETCH, priv, 0, 0, h.bank_x.satp, 0, &w)
+    ctx_of(h.bank_x, &c)
+    st = walk(h, &c, va, ACC_FETCH, &w)
     if st != ST_OK:
         return st
-    whole = pmp_page(h, w.pa, ACC_FETCH, priv)
-    if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, 2, ACC_FETCH, priv)):
-        return refuse(h, CAUSE_FETCH_ACCESS, va)
+    whole = pmp_page(h, w.pa, ACC_FETCH, c.priv)
+    if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, 2, ACC_FETCH, c.priv)):
+        return refuse(h, &c, CAUSE_FETCH_ACCESS, va)
     h.slow_pa = w.pa
     if whole == PAGE_PARTS or not in_ram(h.m, w.pa & PAGE_MASK, PAGE_SIZE):
         return ST_LEAVE
@@ -281,14 +468,16 @@ cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
 
 cdef int mmu_probe(hart_t* h, uint64_t va, int acc, uint64_t* pa) noexcept nogil:
     """Translate for an observer: as the hart would now, without a trace."""
-    cdef uint32_t key = h.s.priv if acc == ACC_FETCH else h.bank_d.key
-    cdef uint64_t satp = h.bank_x.satp if acc == ACC_FETCH else h.bank_d.satp
+    cdef ctx_t c
     cdef walk_t w
-    cdef int st = walk(h, va, acc, key & 3, key >> 2 & 1, key >> 3 & 1, satp, 1, &w)
+    cdef int st
+    ctx_of(h.bank_x if acc == ACC_FETCH else h.bank_d, &c)
+    c.quiet = 1
+    st = walk(h, &c, va, acc, &w)
     if st == ST_OK:
         pa[0] = w.pa
-        if not pmp_allows(h, w.pa, 1, acc, key & 3):
-            return refuse(h, access_fault(acc), va)
+        if not pmp_allows(h, w.pa, 1, acc, c.priv):
+            return refuse(h, &c, access_fault(acc), va)
     return st
 
 
@@ -297,6 +486,7 @@ cdef void fill_api(core_api_t* api) noexcept nogil:
     api.fetch_page = mmu_fetch_page
     api.pmp_allows = pmp_allows
     api.probe = mmu_probe
+    api.translate_as = mmu_translate_as
 
 
 def api_capsule() -> object:

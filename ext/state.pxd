@@ -23,7 +23,7 @@ cdef struct hart_state_t:
     uint64_t pc
     uint64_t f[32]
     uint8_t priv
-    uint8_t virt            # V: always 0 until the hypervisor extension lands
+    uint8_t virt            # V: 1 in VS and VU
     uint8_t waiting         # in WFI: no instruction until an enabled interrupt is pending
     uint8_t hsm
     uint8_t fflags
@@ -58,6 +58,28 @@ cdef struct hart_state_t:
     uint64_t satp
     uint64_t scounteren
     uint64_t senvcfg
+    uint64_t hstatus
+    uint64_t hedeleg
+    uint64_t hideleg
+    uint64_t hvip           # VSSIP, VSTIP, VSEIP as software set them
+    uint64_t hgeie
+    uint64_t hgeip          # driven by wires
+    uint64_t hcounteren
+    uint64_t htimedelta
+    uint64_t henvcfg
+    uint64_t htval
+    uint64_t htinst
+    uint64_t hgatp
+    uint64_t mtval2
+    uint64_t mtinst
+    uint64_t vsstatus
+    uint64_t vstvec
+    uint64_t vsscratch
+    uint64_t vsepc
+    uint64_t vscause
+    uint64_t vstval
+    uint64_t vsatp
+    uint64_t vstimecmp
     uint64_t sbi_timer      # stimecmp drives STIP although menvcfg.STCE is clear (built-in SBI without Sstc)
     uint8_t pmpcfg[16]
     uint64_t pmpaddr[16]

@@ -32,7 +32,7 @@ cdef void bank_clear(bank_t* bank) noexcept nogil:
     bank.pages = 0
 
 
-cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp) noexcept nogil:
+cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp, uint64_t hgatp) noexcept nogil:
     """Return the bank of a context, taking the least recently used one when there is none; NULL without memory."""
     cdef int i, oldest = 0
     cdef bank_t* bank
@@ -46,7 +46,7 @@ cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp) noexcept nog
             cache.bank[i] = bank
             oldest = i
             break
-        if bank.key == key and bank.satp == satp:
+        if bank.key == key and bank.satp == satp and bank.hgatp == hgatp:
             bank.used = cache.clock
             return bank
         if bank.used < cache.bank[oldest].used:
@@ -56,36 +56,57 @@ cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp) noexcept nog
         return NULL
     bank.key = key
     bank.satp = satp
+    bank.hgatp = hgatp
     bank.used = cache.clock
     bank_clear(bank)
     return bank
 
 
+cdef void select_fetch(hart_t* h) noexcept nogil:
+    cdef uint32_t key = h.s.priv | <uint32_t>h.s.virt << 2
+    cdef uint64_t satp = 0, hgatp = 0
+    if h.s.virt:
+        satp = h.s.vsatp
+        hgatp = h.s.hgatp
+    elif h.s.priv != PRIV_M:
+        satp = h.s.satp
+    if h.bank_x == NULL or h.bank_x.key != key or h.bank_x.satp != satp or h.bank_x.hgatp != hgatp:
+        h.bank_x = bank_find(h.cache, key, satp, hgatp)
+        h.jump = &h.bank_x.jump[0]
+
+
 cdef void tlb_select(hart_t* h) noexcept nogil:
-    """Point the hart at the banks of its context: fetches by privilege, data also by MPRV, SUM and MXR."""
+    """Point the hart at the banks of its context: fetches by world, data also by MPRV, SUM and MXR."""
     cdef uint64_t status = h.s.mstatus
     cdef uint32_t priv = h.s.priv, key
-    cdef uint64_t satp
-    satp = 0 if priv == PRIV_M else h.s.satp
-    if h.bank_x == NULL or h.bank_x.key != priv or h.bank_x.satp != satp:
-        h.bank_x = bank_find(h.cache, priv, satp)
-        h.jump = &h.bank_x.jump[0]
+    cdef int virt = h.s.virt
+    cdef uint64_t satp = 0, hgatp = 0
+    select_fetch(h)
     if priv == PRIV_M and status & MSTATUS_MPRV:
         priv = (status & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT
-        satp = 0 if priv == PRIV_M else h.s.satp
-    key = priv
-    # With translation off SUM and MXR change nothing, and M-mode ignores both.
-    if satp >> SATP_MODE_SHIFT:
-        if priv == PRIV_S and status & MSTATUS_SUM:
-            key |= 4
+        virt = priv != PRIV_M and (status & MSTATUS_MPV) != 0
+    key = priv | <uint32_t>virt << 2
+    if virt:
+        satp = h.s.vsatp
+        hgatp = h.s.hgatp
         if status & MSTATUS_MXR:
+            key |= 0x30
+        if h.s.vsstatus & MSTATUS_MXR:
+            key |= 0x10
+        if priv == PRIV_S and h.s.vsstatus & MSTATUS_SUM:
             key |= 8
-    if h.bank_d == NULL or h.bank_d.key != key or h.bank_d.satp != satp:
-        h.bank_d = h.bank_x if h.bank_x.key == key and h.bank_x.satp == satp else bank_find(h.cache, key, satp)
-        # Taking a bank may have taken the fetch bank, the least recently used one.
-        if h.bank_d == h.bank_x and h.bank_x.key != h.s.priv:
-            h.bank_x = bank_find(h.cache, h.s.priv, 0 if h.s.priv == PRIV_M else h.s.satp)
-            h.jump = &h.bank_x.jump[0]
+    elif priv != PRIV_M:
+        satp = h.s.satp
+        # With translation off SUM and MXR change nothing.
+        if satp >> SATP_MODE_SHIFT:
+            if priv == PRIV_S and status & MSTATUS_SUM:
+                key |= 8
+            if status & MSTATUS_MXR:
+                key |= 0x10
+    if h.bank_d == NULL or h.bank_d.key != key or h.bank_d.satp != satp or h.bank_d.hgatp != hgatp:
+        h.bank_d = bank_find(h.cache, key, satp, hgatp)
+        # Taking the least recently used bank may have taken the fetch bank.
+        select_fetch(h)
     h.tlb_r = &h.bank_d.r[0]
     h.tlb_w = &h.bank_d.w[0]
 
@@ -103,6 +124,7 @@ cdef cache_t* cache_new() noexcept nogil:
             return NULL
         cache.bank[i].key = ~<uint32_t>0
         bank_clear(cache.bank[i])
+    memset(&cache.g[0], 0xFF, sizeof(cache.g))
     return cache
 
 
@@ -120,6 +142,7 @@ cdef void drop_all(machine_t* m) noexcept nogil:
     cdef int b
     for i in range(m.nharts):
         if m.harts[i].cache != NULL:
+            memset(&m.harts[i].cache.g[0], 0xFF, sizeof(m.harts[i].cache.g))
             for b in range(BANKS):
                 if m.harts[i].cache.bank[b] != NULL:
                     bank_clear(m.harts[i].cache.bank[b])
@@ -292,24 +315,28 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
 
 # ---- page tables ------------------------------------------------------------------------------------------------
 cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil:
-    """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached."""
+    """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached.
+
+    A level of -1 is the G-stage's: its entries feed translations of addresses that it does not know.
+    """
     cdef pt_t* pt = frame.pt
     cdef uint64_t cover, bit = <uint64_t>1 << (slot & 63)
     if pt == NULL:
         pt = m.mem.pt_of(frame)
         if pt == NULL:
             return 0
-    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT:
-        cover = (((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1))
-        if pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover):
-            return 1
-    cover = ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
+    cover = 0 if level < 0 else ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
+    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and (
+            pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)):
+        return 1
     if not frame.flags & FRAME_PT:
         memset(&pt.used[0], 0, sizeof(pt.used))
         pt.where = 0
         drop_frame(m, frame, DROP_W)
         frame.flags |= FRAME_PT
-    if pt.where == 0:
+    if level < 0:
+        pt.where = 2
+    elif pt.where == 0:
         pt.where = 1
         pt.level = level
         pt.bits = bits

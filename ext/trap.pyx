@@ -1,9 +1,10 @@
 # cython: boundscheck=False
 """Traps: which are taken when, where they go, and the instructions that make them or return from them.
 
-One function delivers every trap; its arms are the privilege levels that may receive it. Also here: the choice among
-pending interrupts, and ecall, ebreak, mret, sret, wfi and the fences with their guards. Privileged manual, chapters
-"Machine-Level ISA" ("Trap-Vector Base-Address", "Machine Interrupt Registers") and "Supervisor-Level ISA".
+One function delivers every trap; its three arms are the worlds that may receive it: M, HS, VS. Also here: the choice
+among pending interrupts, and ecall, ebreak, mret, sret, wfi and the fences with their guards. Privileged manual,
+chapters "Machine-Level ISA" ("Trap-Vector Base-Address", "Machine Interrupt Registers"), "Supervisor-Level ISA" and
+"H" ("Traps").
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -25,40 +26,83 @@ cdef inline uint64_t vector(uint64_t tvec, uint64_t cause) noexcept nogil:
     return tvec & ~<uint64_t>3
 
 
-cdef void enter_s(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil:
-    cdef uint64_t status = h.s.mstatus
-    h.s.sepc = pc
-    h.s.scause = cause
-    h.s.stval = tval
+cdef inline uint64_t status_enter_s(uint64_t status, uint8_t priv) noexcept nogil:
+    """Return sstatus or vsstatus as a trap into its mode leaves it."""
     status &= ~(MSTATUS_SPIE | MSTATUS_SPP)
     if status & MSTATUS_SIE:
         status |= MSTATUS_SPIE
-    if h.s.priv == PRIV_S:
+    if priv == PRIV_S:
         status |= MSTATUS_SPP
-    h.s.mstatus = status & ~MSTATUS_SIE
+    return status & ~MSTATUS_SIE
+
+
+cdef void enter_vs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil:
+    if cause & INTERRUPT_BIT:
+        cause -= 1  # a guest sees its interrupts under their S-level numbers
+    h.s.vsepc = pc
+    h.s.vscause = cause
+    h.s.vstval = tval
+    h.s.vsstatus = status_enter_s(h.s.vsstatus, h.s.priv)
+    h.s.priv = PRIV_S
+    h.s.pc = vector(h.s.vstvec, cause)
+
+
+cdef void enter_hs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst, uint64_t gva) noexcept nogil:
+    cdef uint64_t hstatus = h.s.hstatus
+    h.s.sepc = pc
+    h.s.scause = cause
+    h.s.stval = tval
+    h.s.mstatus = status_enter_s(h.s.mstatus, h.s.priv)
+    if h.m.exts >> EXT_H & 1:
+        hstatus &= ~(HSTATUS_SPV | HSTATUS_GVA)
+        if h.s.virt:
+            # SPVP keeps its value when the trap does not come from a guest.
+            hstatus &= ~HSTATUS_SPVP
+            hstatus |= HSTATUS_SPV | (HSTATUS_SPVP if h.s.priv == PRIV_S else 0)
+        if gva:
+            hstatus |= HSTATUS_GVA
+        h.s.hstatus = hstatus
+        h.s.htval = tval2
+        h.s.htinst = tinst
+    h.s.virt = 0
     h.s.priv = PRIV_S
     h.s.pc = vector(h.s.stvec, cause)
 
 
-cdef void enter_m(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil:
+cdef void enter_m(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst, uint64_t gva) noexcept nogil:
     cdef uint64_t status = h.s.mstatus
     h.s.mepc = pc
     h.s.mcause = cause
     h.s.mtval = tval
-    status &= ~(MSTATUS_MPIE | MSTATUS_MPP)
+    status &= ~(MSTATUS_MPIE | MSTATUS_MPP | MSTATUS_MPV | MSTATUS_GVA)
     if status & MSTATUS_MIE:
         status |= MSTATUS_MPIE
     status |= <uint64_t>h.s.priv << MSTATUS_MPP_SHIFT
+    if h.m.exts >> EXT_H & 1:
+        if h.s.virt:
+            status |= MSTATUS_MPV
+        if gva:
+            status |= MSTATUS_GVA
+        h.s.mtval2 = tval2
+        h.s.mtinst = tinst
     h.s.mstatus = status & ~MSTATUS_MIE
+    h.s.virt = 0
     h.s.priv = PRIV_M
     h.s.pc = vector(h.s.mtvec, cause)
 
 
 cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil:
-    """Take a trap at pc; h.n is the budget behind it. Returns ST_TRAP, or ST_STOP for the built-in firmware."""
+    """Take a trap at pc; h.n is the budget behind it. Returns ST_TRAP, or ST_STOP for the built-in firmware.
+
+    h.tval2, h.tinst and h.tgva are what else is known of it, and are used up.
+    """
     cdef uint64_t number = cause & ~INTERRUPT_BIT
     cdef uint64_t delegated = h.s.mideleg if cause & INTERRUPT_BIT else h.s.medeleg
+    cdef uint64_t further = h.s.hideleg if cause & INTERRUPT_BIT else h.s.hedeleg
     cdef uint64_t count = h.count_end - <uint64_t>h.n
+    cdef uint64_t tval2 = h.tval2, tinst = h.tinst, gva = h.tgva
+    cdef uint8_t virt = h.s.virt
+    h.tval2 = h.tinst = h.tgva = 0
     if not cause & INTERRUPT_BIT:
         # It was attempted and not retired.
         if not h.s.mcountinhibit & 4:
@@ -71,17 +115,21 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
         else:
             h.s.streak_count = 1
         h.s.streak_next = count + 1
-    if h.s.priv <= PRIV_S and delegated >> number & 1:
-        enter_s(h, cause, tval, pc)
-    elif h.m.builtin_sbi:
-        # No M-mode software: the firmware is the host, called with the hart as it stands at the instruction.
-        h.s.pc = pc
-        h.s.mcause = cause
-        h.s.mtval = tval
-        order_leave(h.m, STOP_SBI if cause == CAUSE_ECALL_S else STOP_FIRMWARE)
-        return ST_STOP
+    if h.s.priv > PRIV_S or not delegated >> number & 1:
+        if h.m.builtin_sbi:
+            # No M-mode software: the firmware is the host, called with the hart as it stands at the instruction.
+            h.s.pc = pc
+            h.s.mcause = cause
+            h.s.mtval = tval
+            order_leave(h.m, STOP_SBI if cause == CAUSE_ECALL_S else STOP_FIRMWARE)
+            return ST_STOP
+        enter_m(h, cause, tval, pc, tval2, tinst, gva)
+    elif virt and further >> number & 1:
+        enter_vs(h, cause, tval, pc)
     else:
-        enter_m(h, cause, tval, pc)
+        enter_hs(h, cause, tval, pc, tval2, tinst, gva)
+    if virt != h.s.virt:
+        h.api.status_changed(h)
     h.api.select(h)
     if h.m.trap_stops[1 if cause & INTERRUPT_BIT else 0] >> (number & 63) & 1:
         order_leave(h.m, STOP_TRAP)
@@ -96,34 +144,45 @@ cdef int trap(hart_t* h, op_t* op, int64_t n, uint64_t cause, uint64_t tval) noe
 
 
 # ---- interrupts -------------------------------------------------------------------------------------------------
+cdef inline uint64_t highest(uint64_t ready) noexcept nogil:
+    """Return the number + 1 of the interrupt that goes first among those ready."""
+    cdef int i
+    cdef int order[10]
+    order[:] = [IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_SSI, IRQ_STI, IRQ_SGEI, IRQ_VSEI, IRQ_VSSI, IRQ_VSTI]
+    for i in range(10):
+        if ready >> order[i] & 1:
+            return order[i] + 1
+    return 0
+
+
 cdef uint64_t irq(hart_t* h) noexcept nogil:
     """Return the interrupt to take at the machine's icount, its number + 1, or 0; sets h.pending."""
     cdef uint64_t pending = h.api.mip(h, h.m.clock.icount) & h.s.mie
     cdef uint64_t ready
+    cdef uint8_t priv = h.s.priv
     h.pending = pending
     if not pending:
         return 0
     ready = pending & ~h.s.mideleg
-    if not (ready and (h.s.priv < PRIV_M or h.s.mstatus & MSTATUS_MIE)):
-        ready = pending & h.s.mideleg
-        if not ready or h.s.priv > PRIV_S or (h.s.priv == PRIV_S and not h.s.mstatus & MSTATUS_SIE):
-            return 0
-    # Highest first: MEI, MSI, MTI, SEI, SSI, STI.
-    if ready >> IRQ_MEI & 1:
-        return IRQ_MEI + 1
-    if ready >> IRQ_MSI & 1:
-        return IRQ_MSI + 1
-    if ready >> IRQ_MTI & 1:
-        return IRQ_MTI + 1
-    if ready >> IRQ_SEI & 1:
-        return IRQ_SEI + 1
-    if ready >> IRQ_SSI & 1:
-        return IRQ_SSI + 1
-    return IRQ_STI + 1
+    if ready and (priv < PRIV_M or h.s.mstatus & MSTATUS_MIE):
+        return highest(ready)
+    ready = pending & h.s.mideleg & ~h.s.hideleg
+    if ready and (h.s.virt or priv < PRIV_S or (priv == PRIV_S and h.s.mstatus & MSTATUS_SIE)):
+        return highest(ready)
+    ready = pending & h.s.mideleg & h.s.hideleg
+    if ready and h.s.virt and (priv < PRIV_S or h.s.vsstatus & MSTATUS_SIE):
+        return highest(ready)
+    return 0
 
 
 # ---- returns ----------------------------------------------------------------------------------------------------
-cdef int after_return(hart_t* h) noexcept nogil:
+cdef int return_to(hart_t* h, uint8_t priv, uint8_t virt, uint64_t pc) noexcept nogil:
+    cdef uint8_t old = h.s.virt
+    h.s.priv = priv
+    h.s.virt = virt
+    h.s.pc = pc
+    if old != virt:
+        h.api.status_changed(h)
     h.api.select(h)
     return ST_LEAVE if h.pending else ST_JUMP
 
@@ -131,62 +190,97 @@ cdef int after_return(hart_t* h) noexcept nogil:
 cdef int do_mret(hart_t* h) noexcept nogil:
     cdef uint64_t status = h.s.mstatus
     cdef uint8_t to = (status & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT
-    status &= ~(MSTATUS_MIE | MSTATUS_MPP)
+    cdef uint8_t virt = to != PRIV_M and (status & MSTATUS_MPV) != 0
+    status &= ~(MSTATUS_MIE | MSTATUS_MPP | MSTATUS_MPV)
     if status & MSTATUS_MPIE:
         status |= MSTATUS_MIE
     status |= MSTATUS_MPIE
     if to != PRIV_M:
         status &= ~MSTATUS_MPRV
     h.s.mstatus = status
-    h.s.priv = to
-    h.s.pc = h.s.mepc
-    return after_return(h)
+    return return_to(h, to, virt, h.s.mepc)
+
+
+cdef inline uint64_t status_leave_s(uint64_t status) noexcept nogil:
+    """Return sstatus or vsstatus as sret leaves it."""
+    cdef uint64_t left = (status & ~(MSTATUS_SIE | MSTATUS_SPP)) | MSTATUS_SPIE
+    return left | MSTATUS_SIE if status & MSTATUS_SPIE else left
 
 
 cdef int do_sret(hart_t* h) noexcept nogil:
-    cdef uint64_t status = h.s.mstatus
-    cdef uint8_t to = PRIV_S if status & MSTATUS_SPP else PRIV_U
-    status &= ~(MSTATUS_SIE | MSTATUS_SPP | MSTATUS_MPRV)
-    if status & MSTATUS_SPIE:
-        status |= MSTATUS_SIE
-    h.s.mstatus = status | MSTATUS_SPIE
-    h.s.priv = to
-    h.s.pc = h.s.sepc
-    return after_return(h)
+    cdef uint8_t to, virt = 0
+    h.s.mstatus &= ~MSTATUS_MPRV
+    if h.s.virt:
+        to = PRIV_S if h.s.vsstatus & MSTATUS_SPP else PRIV_U
+        h.s.vsstatus = status_leave_s(h.s.vsstatus)
+        return return_to(h, to, 1, h.s.vsepc)
+    to = PRIV_S if h.s.mstatus & MSTATUS_SPP else PRIV_U
+    h.s.mstatus = status_leave_s(h.s.mstatus)
+    virt = (h.s.hstatus & HSTATUS_SPV) != 0
+    h.s.hstatus &= ~HSTATUS_SPV
+    return return_to(h, to, virt, h.s.sepc)
 
 
 # ---- the instructions -------------------------------------------------------------------------------------------
+cdef uint64_t refused(hart_t* h, int opcode) noexcept nogil:
+    """Return the cause that an instruction is refused with in the present world, 0 when it may go on.
+
+    What a guest may not do but HS-mode may is a virtual instruction ("H", "Virtual-Instruction Exceptions").
+    """
+    cdef int priv = h.s.priv, virt = h.s.virt
+    cdef uint64_t status = h.s.mstatus, guest = CAUSE_VIRTUAL if virt else CAUSE_ILLEGAL
+    if priv == PRIV_M:
+        return 0
+    if opcode == OP_MRET:
+        return CAUSE_ILLEGAL
+    if opcode == OP_WFI:
+        # TW traps at once: no bounded time passes here before it would. In U-mode as if TW, since S-mode exists.
+        if status & MSTATUS_TW:
+            return CAUSE_ILLEGAL
+        return guest if priv == PRIV_U or (virt and h.s.hstatus & HSTATUS_VTW) else 0
+    if opcode == OP_SFENCE_W_INVAL or opcode == OP_SFENCE_INVAL_IR:
+        return guest if priv == PRIV_U else 0
+    if opcode == OP_HFENCE_VVMA or opcode == OP_HINVAL_VVMA:
+        return guest if priv == PRIV_U or virt else 0
+    if opcode == OP_HFENCE_GVMA or opcode == OP_HINVAL_GVMA:
+        if priv == PRIV_U or virt:
+            return guest
+        return CAUSE_ILLEGAL if status & MSTATUS_TVM else 0
+    if priv == PRIV_U:
+        return guest
+    if opcode == OP_SRET:
+        if virt:
+            return CAUSE_VIRTUAL if h.s.hstatus & HSTATUS_VTSR else 0
+        return CAUSE_ILLEGAL if status & MSTATUS_TSR else 0
+    # sfence.vma and sinval.vma
+    if virt:
+        return CAUSE_VIRTUAL if h.s.hstatus & HSTATUS_VTVM else 0
+    return CAUSE_ILLEGAL if status & MSTATUS_TVM else 0
+
+
 cdef int sys(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:
-    """Do a system instruction; n is the budget behind it. Guards first, as the manual lists them."""
+    """Do a system instruction; n is the budget behind it."""
     cdef int opcode = meta_of(op).opcode
-    cdef uint64_t pc = h.page_va + meta_of(op).off
-    cdef uint64_t status = h.s.mstatus
-    cdef int priv = h.s.priv
+    cdef uint64_t pc = h.page_va + meta_of(op).off, cause
     h.n = n
     if opcode == OP_ECALL:
-        return h.api.deliver(h, CAUSE_ECALL_U + priv, 0, pc)
+        return h.api.deliver(h, CAUSE_ECALL_VS if h.s.virt and h.s.priv == PRIV_S else CAUSE_ECALL_U + h.s.priv, 0, pc)
     if opcode == OP_EBREAK:
+        h.tgva = h.s.virt
         return h.api.deliver(h, CAUSE_BREAKPOINT, pc, pc)
+    cause = refused(h, opcode)
+    if cause:
+        return h.api.deliver(h, cause, meta_of(op).raw, pc)
+    if opcode == OP_MRET:
+        return do_mret(h)
     if opcode == OP_SRET:
-        if priv == PRIV_M or (priv == PRIV_S and not status & MSTATUS_TSR):
-            return do_sret(h)
-    elif opcode == OP_MRET:
-        if priv == PRIV_M:
-            return do_mret(h)
-    elif opcode == OP_WFI:
-        # TW traps at once: no bounded time passes here before it would. In U-mode the same (S-mode is implemented).
-        if priv == PRIV_M or (priv == PRIV_S and not status & MSTATUS_TW):
-            h.s.waiting = 1
-            h.s.pc = pc + 4
-            return ST_LEAVE
-    elif opcode == OP_SFENCE_VMA or opcode == OP_SINVAL_VMA:
-        # Translation behaves as if every access walked: there is nothing to flush.
-        if priv == PRIV_M or (priv == PRIV_S and not status & MSTATUS_TVM):
-            return ST_OK
-    elif opcode == OP_SFENCE_W_INVAL or opcode == OP_SFENCE_INVAL_IR:
-        if priv >= PRIV_S:
-            return ST_OK
-    return h.api.deliver(h, CAUSE_ILLEGAL, meta_of(op).raw, pc)
+        return do_sret(h)
+    if opcode == OP_WFI:
+        h.s.waiting = 1
+        h.s.pc = pc + 4
+        return ST_LEAVE
+    # Fences: translation behaves as if every access walked, so there is nothing to flush.
+    return ST_OK
 
 
 cdef void fill_api(core_api_t* api) noexcept nogil:

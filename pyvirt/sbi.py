@@ -26,7 +26,7 @@ IMPL_ID, IMPL_VERSION = 0x7079, 1  # not registered; "py"
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
 # What OpenSBI leaves an S-mode payload with: all but the payload's own ecall is delegated.
-MEDELEG = 0xB1FF
+MEDELEG = 0xF0B5FF
 MIDELEG = 0x222
 MENVCFG = 1 << 63 | 1 << 62 | 0xF0
 PMP_ALL = (1 << 54) - 1
