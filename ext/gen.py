@@ -159,14 +159,11 @@ def decode_text(numbers):
     return "\n".join(out) + "\n"
 
 
-EXT_BITS = {"CD": "C D"}
-
-
 def ext_mask(ext):
     """Return the bits (arch.pxd, ext_t) of which a hart needs all to have this row."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "arch.pxd")) as file:
         bits = {m[1]: int(m[2]) for m in re.finditer(r"EXT_(\w+) = (\d+)", file.read())}
-    return sum(1 << bits[name.upper()] for name in EXT_BITS.get(ext, ext).split())
+    return sum(1 << bits[name.upper()] for name in ext.split())
 
 
 # ---- handlers ---------------------------------------------------------------------------------------------------

@@ -384,10 +384,10 @@ def compressed(name: str, pattern: str, operands: str, expand: str, forbidden: s
 
 
 compressed("c.addi4spn", "000 c4imm[5:4|9:6|2|3] rdc 00", "rdc,sp,c4imm", "addi rdc,x2,c4imm", "c4imm:0")
-compressed("c.fld", "001 clsd[5:3] rs1c clsd[7:6] fdc 00", "fdc,clsd(rs1c)", "fld fdc,clsd,rs1c", ext="CD")
+compressed("c.fld", "001 clsd[5:3] rs1c clsd[7:6] fdc 00", "fdc,clsd(rs1c)", "fld fdc,clsd,rs1c", ext="C D")
 compressed("c.lw", "010 clsw[5:3] rs1c clsw[2|6] rdc 00", "rdc,clsw(rs1c)", "lw rdc,clsw,rs1c")
 compressed("c.ld", "011 clsd[5:3] rs1c clsd[7:6] rdc 00", "rdc,clsd(rs1c)", "ld rdc,clsd,rs1c")
-compressed("c.fsd", "101 clsd[5:3] rs1c clsd[7:6] fs2c 00", "fs2c,clsd(rs1c)", "fsd fs2c,clsd,rs1c", ext="CD")
+compressed("c.fsd", "101 clsd[5:3] rs1c clsd[7:6] fs2c 00", "fs2c,clsd(rs1c)", "fsd fs2c,clsd,rs1c", ext="C D")
 compressed("c.sw", "110 clsw[5:3] rs1c clsw[2|6] rs2c 00", "rs2c,clsw(rs1c)", "sw rs2c,clsw,rs1c")
 compressed("c.sd", "111 clsd[5:3] rs1c clsd[7:6] rs2c 00", "rs2c,clsd(rs1c)", "sd rs2c,clsd,rs1c")
 compressed("c.nop", "000 cimm[5] 00000 cimm[4:0] 01", "", "addi x0,x0,cimm")
@@ -406,7 +406,7 @@ compressed("c.j", "101 cjimm[11|4|9:8|10|6|7|3:1|5] 01", "cjimm", "jal x0,cjimm"
 compressed("c.beqz", "110 cbimm[8|4:3] rs1c cbimm[7:6|2:1|5] 01", "rs1c,cbimm", "beq rs1c,x0,cbimm")
 compressed("c.bnez", "111 cbimm[8|4:3] rs1c cbimm[7:6|2:1|5] 01", "rs1c,cbimm", "bne rs1c,x0,cbimm")
 compressed("c.slli", "000 cshamt[5] rd cshamt[4:0] 10", "rd,cshamt", "slli rd,rd,cshamt")
-compressed("c.fldsp", "001 cldsp[5] fd cldsp[4:3|8:6] 10", "fd,cldsp(sp)", "fld fd,cldsp,x2", ext="CD")
+compressed("c.fldsp", "001 cldsp[5] fd cldsp[4:3|8:6] 10", "fd,cldsp(sp)", "fld fd,cldsp,x2", ext="C D")
 compressed("c.lwsp", "010 clwsp[5] rd clwsp[4:2|7:6] 10", "rd,clwsp(sp)", "lw rd,clwsp,x2", "rd:0")
 compressed("c.ldsp", "011 cldsp[5] rd cldsp[4:3|8:6] 10", "rd,cldsp(sp)", "ld rd,cldsp,x2", "rd:0")
 compressed("c.jr", "100 0 rs1 00000 10", "rs1", "jalr x0,0,rs1", "rs1:0")
@@ -414,9 +414,11 @@ compressed("c.mv", "100 0 rd rs2 10", "rd,rs2", "add rd,x0,rs2", "rs2:0")
 compressed("c.ebreak", "100 1 00000 00000 10", "", "ebreak")
 compressed("c.jalr", "100 1 rs1 00000 10", "rs1", "jalr x1,0,rs1", "rs1:0")
 compressed("c.add", "100 1 rd rs2 10", "rd,rs2", "add rd,rd,rs2", "rs2:0")
-compressed("c.fsdsp", "101 csdsp[5:3|8:6] fs2 10", "fs2,csdsp(sp)", "fsd fs2,csdsp,x2", ext="CD")
+compressed("c.fsdsp", "101 csdsp[5:3|8:6] fs2 10", "fs2,csdsp(sp)", "fsd fs2,csdsp,x2", ext="C D")
 compressed("c.swsp", "110 cswsp[5:2|7:6] rs2 10", "rs2,cswsp(sp)", "sw rs2,cswsp,x2")
 compressed("c.sdsp", "111 csdsp[5:3|8:6] rs2 10", "rs2,csdsp(sp)", "sd rs2,csdsp,x2")
+
+del suffix, funct3, amo, funct5, ext, fmt, width, letter, op, opcode, integer, code, _name, _base, _high, _low
 
 BY_NAME: dict[str, Insn] = {insn.name: insn for insn in ISA}
 

@@ -132,8 +132,6 @@ def parse_isa(isa: str) -> frozenset[str]:
         found.add("F")
     if "F" in found:
         found.add("Zicsr")
-    if {"C", "D"} <= found:
-        found.add("CD")
     return frozenset(found)
 
 

@@ -85,9 +85,8 @@ def put_row(asm: Assembler, name: str, head: Token, operands: list[Operand]) -> 
             row, ordering = BY_NAME[stem], dot + suffix
         else:
             raise error(head, f"instruction {name!r} is not known{nearest(name, [*BY_NAME, *NAMES])}")
-    if asm.extensions is not None and row.ext not in asm.extensions:
-        needed = "C and D" if row.ext == "CD" else row.ext
-        raise error(head, f"{row.name} needs the extension {needed}; the isa here is {asm.isa}")
+    if asm.extensions is not None and not asm.extensions.issuperset(row.ext.split()):
+        raise error(head, f"{row.name} needs the extension {' and '.join(row.ext.split())}; the isa here is {asm.isa}")
     if row.length == 2 and not asm.compress:
         raise error(head, f"{row.name} is compressed, and .option norvc is in force")
     word = 0

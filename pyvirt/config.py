@@ -12,7 +12,7 @@ from typing import SupportsIndex
 from pyvirt._hart import EXTENSIONS
 from pyvirt.errors import ConfigError
 
-_LETTERS = ("i", "m", "a", "f", "d", "c")
+_LETTERS = ("i", "m", "a", "f", "d", "c", "h")
 _MULTI = (
     "zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintpause", "zihpm", "zba", "zbb", "zbs",
     "sstc", "sv39", "sv48", "sv57", "svade", "svadu", "svinval", "svnapot", "svpbmt",
@@ -25,7 +25,7 @@ _IMPLIES = {
 _G = ("m", "a", "f", "d", "zicntr", "zicsr", "zifencei")
 _TRANSLATION = ("sv39", "sv48", "sv57")
 
-DEFAULT_ISA = "rv64imafdc_" + "_".join(_MULTI)
+DEFAULT_ISA = "rv64imafdch_" + "_".join(_MULTI)
 RAM_MIN, RAM_MAX = 4096, 1 << 44
 HARTS_MAX = 64
 
@@ -95,6 +95,9 @@ def resolve_isa(isa: str | None) -> Isa:
                 todo.append(name)
     asked.add("zicsr")
     order = [name for name in _MULTI if name in asked]
+    if "c" not in asked:
+        # Without it every jump would have to check the alignment of its target.
+        raise ConfigError(f"isa: {isa!r} lacks c, which every machine has; allowed: {isa.replace(letters, letters + 'c', 1)!r}")
     exts = 0
     for name in asked.union(_ALWAYS):
         exts |= EXTENSIONS.get(name, 0)  # svade and the translation modes are no bits of the core's
