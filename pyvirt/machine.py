@@ -113,7 +113,7 @@ class Machine:
     Raises ConfigError naming the option, what was found and what is allowed.
 
     >>> with Machine(board="bare", ram="1M") as vm:
-    ...     vm.load(bytes.fromhex("1305a002 73001050"))     # li a0, 42; wfi
+    ...     vm.load(bytes.fromhex("1305a002 73005010"))     # li a0, 42; wfi
     ...     vm.run().reason.name, vm.hart.a0
     <Machine bare 1 hart 1M icount=0>
     ('IDLE', 42)
