@@ -254,7 +254,7 @@ def _open_disk(text: str) -> Disk:
 def _console(where: str, stack: contextlib.ExitStack) -> Any:
     """Return what Machine's `echo` takes."""
     if where in ("stdio", "none"):
-        return where == "stdio"
+        return where == "stdio" and sys.stdout is not None
     try:
         return stack.enter_context(Path(where).open("wb", buffering=0))
     except OSError as error:
@@ -389,7 +389,8 @@ def main() -> NoReturn:
     except Terminated as error:
         sys.exit(128 + error.signal)
     except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        sys.exit(128 + signal.SIGHUP)  # the terminal was hung up under the output
+        if error.errno == errno.EIO:
+            sys.exit(128 + signal.SIGHUP)  # the terminal was hung up under the output
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(FAILED)
     sys.exit(0)

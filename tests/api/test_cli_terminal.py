@@ -269,6 +269,22 @@ def test_without_standard_input(echo: Path) -> None:
     assert process.returncode == 0
 
 
+def test_without_standard_output(echo: Path) -> None:
+    process = spawn("run", echo, "--send", "f", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    preexec_fn=lambda: os.close(1))
+    assert process.communicate(timeout=SECONDS)[1] == b""
+    assert process.returncode == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written(echo: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = spawn("run", echo, "--send", "q", stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
+        err = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 1
+    assert err == b"pyvirt: No space left on device\n"
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(echo: Path) -> None:
     process = spawn("run", echo, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
