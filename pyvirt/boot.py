@@ -49,10 +49,21 @@ class Boot:
         if self.board.config.board == "bare" and program is None:
             raise ConfigError("load: board 'bare' has no devices and no firmware; allowed: load(program), or "
                               "board='virt-1'")
-        if program is not None:
-            self._program(program, at, dtb)
-        else:
-            self._system(kernel, initrd, cmdline, firmware, dtb, at)
+        placement, symbols = self.board.placement, dict(self.machine._symbols)
+        before = placement.ranges
+        try:
+            if program is not None:
+                self._program(program, at, dtb)
+            else:
+                self._system(kernel, initrd, cmdline, firmware, dtb, at)
+        except BaseException:
+            # All or nothing: what was loaded before the piece that failed goes again.
+            for taken in placement.ranges:
+                if taken not in before:
+                    placement.release(taken)
+                    self.board.ram.zero(taken.start, taken.end - taken.start)
+            self.machine._symbols = symbols
+            raise
 
     # -- a program in M-mode
     def _program(self, program: Source, at: int | None, dtb: Source | None) -> None:

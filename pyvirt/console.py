@@ -19,10 +19,12 @@ WINDOW = 1 << 16
 TRANSCRIPT = 1 << 20
 REGEX_WINDOW = 1 << 12
 
-# CSI, OSC (ended by BEL or ST), character sets, and the other escape sequences of ECMA-48 and xterm.
+# CSI, OSC and other strings (ended by BEL or ST), character sets, two-character sequences: ECMA-48 and xterm. Bounded,
+# so that what begins like a sequence and never ends becomes text. The group is the beginning of one, at the end.
 _ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]+[0-~]|[0-OQ-WYZ\\`-~])")
-_ESCAPE_MAX = 256  # a sequence that has not ended by then is text
+    r"\x1b(?:\[[0-?]{0,99}[ -/]{0,9}[@-~]|\][^\x07\x1b]{0,250}(?:\x07|\x1b\\)|[PX^_][^\x1b]{0,250}\x1b\\"
+    r"|[ -/]{1,9}[0-~]|[0-OQ-WYZ\\`-~]"
+    r"|(\[[0-?]{0,99}[ -/]{0,9}|\][^\x07\x1b]{0,250}\x1b?|[PX^_][^\x1b]{0,250}\x1b?|[ -/]{0,9})\Z)")
 
 
 class Cleaner:
@@ -30,26 +32,34 @@ class Cleaner:
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+        self._escape = self._return = ""  # what may be the beginning of a sequence, or of a newline
 
     def feed(self, data: bytes) -> str:
         """Return the text that these bytes complete."""
-        text = self._held + self._decode.decode(data)
-        self._held = ""
+        text = self._escape + self._decode.decode(data)
+        self._escape = ""
         if "\x1b" in text:
-            text = _ESCAPE.sub("", text)
-            start = text.rfind("\x1b")
-            if start >= 0 and len(text) - start < _ESCAPE_MAX:
-                text, self._held = text[:start], text[start:]
-        if text.endswith("\r") and not self._held:
-            text, self._held = text[:-1], "\r"
+            text = _ESCAPE.sub(self._remove, text)
+        text, self._return = self._return + text, ""
+        if text.endswith("\r"):
+            text, self._return = text[:-1], "\r"
         return text.replace("\r\n", "\n")
+
+    def _remove(self, found: re.Match[str]) -> str:
+        if found[1] is not None:
+            self._escape = found[0]
+        return ""
+
+    @property
+    def held(self) -> str:
+        """What has come and is not text yet."""
+        return self._return + self._escape
 
 
 def clean(data: bytes) -> str:
     """Return bytes as the console shows them."""
     cleaner = Cleaner()
-    return cleaner.feed(data) + cleaner._held
+    return cleaner.feed(data) + cleaner.held
 
 
 class Matcher:

@@ -126,7 +126,7 @@ def load_program(source: Source, *, write: Writer, placement: Placement, at: int
 def _copy(stream: Stream, name: str, target: _Target, start: int, *, minimum: int = 0) -> int:
     """Write a stream to `start`, reserve what it and `minimum` bytes take, and return the end."""
     known = stream.size()
-    target.placement.check(name, start, minimum)
+    target.placement.check(name, start, max(known or 0, minimum))
     if known is not None:
         end = target.reserve(name, start, max(known, minimum)).end
     room, stopper = target.placement.room(start) if known is None else (known, None)

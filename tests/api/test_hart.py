@@ -121,7 +121,7 @@ def test_csrs_that_the_hart_has_not() -> None:
             vm.hart.csr.stimecmp = 1
         assert "fcsr" not in vm.hart.csr
         assert "satp" in vm.hart.csr
-        with pytest.raises(pv.ConfigError, match="CSR number 0x1000 is not allowed; allowed: 0...0xfff"):
+        with pytest.raises(pv.ConfigError, match=r"CSR number 0x1000 is not allowed; allowed: 0...0xfff"):
             vm.hart.csr[0x1000]
 
 
