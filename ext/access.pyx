@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from bus cimport BUS_FAULT, BUS_OK
 from cache cimport *
+from opcodes cimport opcode_access, opcode_match
 from ram cimport FRAME_CODE, FRAME_PT, RAM_OK, frame_t
 
 
@@ -154,11 +155,34 @@ cdef inline void frame_load(machine_t* m, uint64_t pa, void* data, uint32_t size
 
 
 # ---- the slow half of loads and stores --------------------------------------------------------------------------
+cdef uint64_t transformed(hart_t* h, op_t* op) noexcept nogil:
+    """Return what htinst says of the explicit access that op makes ("H", "Transformed Instruction or Pseudoinstruction").
+
+    The base of the address gives way to how far the faulting byte is behind it; bit 1 says the instruction had 32 bits.
+    """
+    cdef meta_t* meta = meta_of(op)
+    cdef int kind = opcode_access[meta.opcode]
+    cdef uint32_t word = opcode_match[meta.opcode], off = <uint32_t>(h.fault_va - h.access_va) & 31
+    if kind == 0:
+        return 0
+    if meta.len == 4 and kind == 3:
+        word = meta.raw & ~<uint32_t>0xF8000  # atomics, HLV and HSV keep all but rs1
+    elif kind == 1:
+        word |= <uint32_t>(op.rd & 31) << 7
+    else:
+        word |= <uint32_t>op.rs2 << 20
+    if meta.len == 2:
+        word &= ~<uint32_t>2
+    return word | off << 15
+
+
 cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
     """Turn a refused translation into a trap, and a stop into a pc that executes the instruction again."""
     cdef meta_t* meta
     if st == ST_FAULT:
         fault_details(h)
+        if h.m.transform and not h.tinst:
+            h.tinst = transformed(h, op)
         return h.api.trap(h, op, n, h.fault, h.fault_va)
     if st == ST_STOP:
         meta = meta_of(op)
@@ -195,6 +219,7 @@ cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nog
 cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
     cdef uint64_t pa
     cdef int st, first
+    h.access_va = va
     h.value = 0
     if va & (width - 1):
         first = <int>(4096 - (va & 4095))
@@ -218,6 +243,7 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
     cdef uint64_t pa, pa2 = 0
     cdef int st, first = width
     cdef uint8_t* host
+    h.access_va = va
     if va & (width - 1):
         host = cached(h.tlb_w, va, width)
         if host != NULL:
@@ -259,6 +285,7 @@ cdef int atomic_at(hart_t* h, uint64_t va, int width, int acc) noexcept nogil:
 
 
 cdef int access_amo_begin(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    h.access_va = va
     cdef int st = atomic_at(h, va, width, ACC_STORE)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -272,6 +299,7 @@ cdef int access_amo_end(hart_t* h, op_t* op, int width, uint64_t value, int64_t 
 
 
 cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    h.access_va = va
     cdef int st = atomic_at(h, va, width, ACC_LOAD)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -284,6 +312,7 @@ cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexc
 
 cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     """Store if the reservation is on this address; an SC gives up the reservation whether it succeeds or not."""
+    h.access_va = va
     cdef int st = atomic_at(h, va, width, ACC_STORE)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -318,6 +347,7 @@ cdef int hyper_part(hart_t* h, uint64_t va, int size, int acc, int hlvx, uint64_
 
 cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64_t n) noexcept nogil:
     cdef uint64_t pa
+    h.access_va = va
     cdef int first = width, st = hyper_guard(h, op, n)
     if st != ST_OK:
         return st
@@ -344,6 +374,7 @@ cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64
 
 cdef int access_hsv(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     cdef uint64_t pa, pa2 = 0
+    h.access_va = va
     cdef int first = width, st = hyper_guard(h, op, n)
     if st != ST_OK:
         return st

@@ -46,6 +46,7 @@ cdef enum stop_t:
     STOP_FIRMWARE = 11      # a trap to M-mode that the built-in firmware has no answer to
     STOP_AT = 12            # pc is at an address that was asked for
     STOP_TRAP = 13          # a trap that was asked for has been delivered
+    STOP_HYPER = 14         # a trap into HS-mode, which the host serves in place of a hypervisor
 
 
 cdef enum access_t:
@@ -166,6 +167,22 @@ cdef struct region_t:
     mmio_t ops
 
 
+cdef struct trap_record_t:
+    # A trap as a value, or a return from one (kind 1: cause, tval and tval2 are 0). Worlds: U 0, S 1, M 3, VU 4, VS 5.
+    uint64_t icount
+    uint64_t pc             # of the instruction, or where the return goes
+    uint64_t cause
+    uint64_t tval
+    uint64_t tval2
+    uint64_t tinst
+    uint64_t hgatp
+    uint8_t from_
+    uint8_t to
+    uint8_t gva
+    uint8_t kind
+    uint32_t hart
+
+
 cdef struct hart_t:
     tlb_t* tlb_r
     tlb_t* tlb_w
@@ -182,6 +199,7 @@ cdef struct hart_t:
     bank_t* bank_d
     cache_t* cache
     machine_t* m
+    uint64_t access_va      # of the load or store that is being done slowly
     uint64_t slow_pa        # of the atomic between its two halves
     uint64_t fault          # cause of a refused translation
     uint64_t fault_va
@@ -223,6 +241,15 @@ cdef struct machine_t:
     uint64_t break_from     # icount at which they do not count yet: where the run began
     uint64_t trap_stops[2]  # causes whose delivery ends a run, a bit each: exceptions, interrupts
     uint64_t watch          # pa of an aligned doubleword, stores to which end a run with STOP_NOTIFY, or 1 for none
+    uint32_t hyper          # no HS-mode software runs: a trap into HS-mode ends in STOP_HYPER, delivered
+    trap_record_t* records  # where traps are written while someone wants them, or NULL
+    uint32_t nrecords
+    uint32_t records_cap
+    # Choices that the manual leaves open
+    uint32_t transform      # htinst and mtinst describe explicit accesses; else they are 0 for these
+    uint32_t geilen         # guest external interrupt lines
+    uint64_t g_modes        # hgatp modes offered, a bit each
+    uint64_t vmid_mask      # of hgatp
 
 
 cdef struct core_api_t:
@@ -278,6 +305,7 @@ cdef struct core_api_t:
     int (*trap)(hart_t* h, op_t* op, int64_t n, uint64_t cause, uint64_t tval) noexcept nogil
     int (*deliver)(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil
     uint64_t (*irq)(hart_t* h) noexcept nogil           # the interrupt to take now: its number + 1, or 0
+    int (*sret)(hart_t* h) noexcept nogil
     int (*sys)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
     # hart_threaded.pyx and hart_switch.pyx
     handler_t* handlers

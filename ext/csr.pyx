@@ -49,6 +49,7 @@ cdef enum special_t:
     HENVCFG_REG = 28
     VSATP_REG = 29
     VSTIMECMP_REG = 30
+    HGEIE_REG = 32
     LEAVING = 31            # masked storage that interrupts or time depend on
 
 
@@ -74,7 +75,6 @@ cdef extern from *:
     #define HSTATUS_WRITABLE 0x7003c0ULL
     #define HEDELEG_MASK 0xb1ffULL
     #define MEDELEG_H 0xf00400ULL
-    #define HGATP_VMID 0x03fff00000000000ULL
     #define MENVCFG_MASK 0xe0000000000000f1ULL
     #define SENVCFG_MASK 0xf1ULL
     #define MISA_VALUE 0x800000000014112dULL
@@ -83,7 +83,7 @@ cdef extern from *:
     """
     const uint64_t MSTATUS_WRITABLE, SSTATUS_WRITABLE, SSTATUS_READABLE, MSTATUS_FIXED
     const uint64_t MEDELEG_MASK, SINTERRUPTS, MINTERRUPTS, MENVCFG_MASK, SENVCFG_MASK, MISA_VALUE
-    const uint64_t PMPADDR_MASK, CSR_ALL, VSINTERRUPTS, HINTERRUPTS, HSTATUS_WRITABLE, HEDELEG_MASK, MEDELEG_H, HGATP_VMID
+    const uint64_t PMPADDR_MASK, CSR_ALL, VSINTERRUPTS, HINTERRUPTS, HSTATUS_WRITABLE, HEDELEG_MASK, MEDELEG_H
 
 
 cdef csr_row_t table[4096]
@@ -154,8 +154,8 @@ cdef void build_table() noexcept nogil:
     row(CSR_HIE, HIE_VIEW, NULL, 0, hyp)
     row(CSR_HIP, HIP_VIEW, NULL, 0, hyp)
     row(CSR_HVIP, LEAVING, &s.hvip, VSINTERRUPTS, hyp)
-    row(CSR_HGEIE, ZERO, NULL, 0, hyp)
-    row(CSR_HGEIP, ZERO, NULL, 0, hyp)
+    row(CSR_HGEIE, HGEIE_REG, &s.hgeie, 0, hyp)
+    row(CSR_HGEIP, PLAIN, &s.hgeip, 0, hyp)
     row(CSR_HTIMEDELTA, LEAVING, &s.htimedelta, CSR_ALL, hyp)
     row(CSR_HCOUNTEREN, PLAIN, &s.hcounteren, 0xFFFFFFFF, hyp)
     row(CSR_HENVCFG, HENVCFG_REG, &s.henvcfg, MENVCFG_MASK, hyp)
@@ -192,6 +192,11 @@ cdef uint64_t mip_at(hart_t* h, uint64_t icount) noexcept nogil:
         if now >= h.s.stimecmp:
             mip |= <uint64_t>1 << IRQ_STI
     mip |= h.s.hvip
+    if h.s.hgeip:
+        if h.s.hgeip >> ((h.s.hstatus & HSTATUS_VGEIN) >> HSTATUS_VGEIN_SHIFT) & 1:
+            mip |= <uint64_t>1 << IRQ_VSEI
+        if h.s.hgeip & h.s.hgeie:
+            mip |= <uint64_t>1 << IRQ_SGEI
     if h.s.henvcfg & h.s.menvcfg & ENVCFG_STCE and now + h.s.htimedelta >= h.s.vstimecmp:
         mip |= <uint64_t>1 << IRQ_VSTI
     return mip
@@ -305,7 +310,7 @@ cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) no
     cdef int special = r.special, i
     cdef uint64_t v
     value[0] = (<uint64_t*>(<uint8_t*>&h.s + r.offset))[0]
-    if special == PLAIN or special == LEAVING:
+    if special == PLAIN or special == LEAVING or special == HGEIE_REG:
         return 0
     if special == STATUS:
         value[0] = status_read(h)
@@ -423,8 +428,8 @@ cdef int atp_set(hart_t* h, uint64_t* where, uint64_t value) noexcept nogil:
 cdef int hgatp_set(hart_t* h, uint64_t value) noexcept nogil:
     """Write hgatp: unlike satp, with a mode that is not offered the other fields are written all the same."""
     cdef int mode = value >> SATP_MODE_SHIFT
-    cdef uint64_t mask = (SATP_PPN & ~<uint64_t>3) | HGATP_VMID
-    if mode == SATP_BARE or h.m.xlen_modes >> mode & 1:
+    cdef uint64_t mask = (SATP_PPN & ~<uint64_t>3) | h.m.vmid_mask
+    if mode == SATP_BARE or h.m.g_modes >> mode & 1:
         mask |= <uint64_t>15 << SATP_MODE_SHIFT
     h.s.hgatp = (h.s.hgatp & ~mask) | (value & mask)
     h.api.select(h)
@@ -542,8 +547,14 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
     if special == VSSTATUS_REG:
         return vsstatus_set(h, value)
     if special == HSTATUS_REG:
-        where[0] = value & r.mask
-        return ST_OK
+        mask = r.mask
+        if (value & HSTATUS_VGEIN) >> HSTATUS_VGEIN_SHIFT <= h.m.geilen:
+            mask |= HSTATUS_VGEIN  # WARL: numbers of lines that there are
+        where[0] = (where[0] & ~mask) | (value & mask)
+        return ST_LEAVE
+    if special == HGEIE_REG:
+        where[0] = value & ((<uint64_t>2 << h.m.geilen) - 2)
+        return ST_LEAVE
     if special == SATP_REG or special == VSATP_REG:
         return atp_set(h, where, value)
     if special == HGATP_REG:

@@ -289,7 +289,7 @@ cdef void exit_notify(void* opaque) noexcept nogil:
 STOPS = {
     STOP_LIMIT: "limit", STOP_REQUEST: "request", STOP_IDLE: "idle", STOP_MEMORY: "memory", STOP_ERROR: "error",
     STOP_NOTIFY: "notify", STOP_SBI: "sbi", STOP_TRAP_LOOP: "trap_loop", STOP_EXIT: "exit", STOP_SLICE: "slice",
-    STOP_FIRMWARE: "firmware", STOP_AT: "at", STOP_TRAP: "trap",
+    STOP_FIRMWARE: "firmware", STOP_AT: "at", STOP_TRAP: "trap", STOP_HYPER: "hyper",
 }
 
 
@@ -309,7 +309,8 @@ cdef class Core:
     cdef uint64_t slice
 
     def __cinit__(self, ram, *, uint32_t harts=1, uint64_t exts, uint64_t satp_modes=0x700, uint32_t ratio=100,
-                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0):
+                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0,
+                  bint transform=False, uint32_t vmid_bits=14, uint32_t geilen=0, object g_modes=None):
         cdef uint32_t i
         cdef hart_t* h
         if not 1 <= harts <= 4095:
@@ -334,6 +335,13 @@ cdef class Core:
         self.m.builtin_sbi = builtin_sbi
         self.m.exts = exts
         self.m.xlen_modes = satp_modes
+        if vmid_bits > 14:
+            raise ValueError(f"vmid_bits is {vmid_bits}; allowed: 0 to 14")
+        if geilen > 63:
+            raise ValueError(f"geilen is {geilen}; allowed: 0 to 63")
+        self.m.transform, self.m.geilen = transform, geilen
+        self.m.g_modes = satp_modes if g_modes is None else g_modes
+        self.m.vmid_mask = ((<uint64_t>1 << vmid_bits) - 1) << 44
         self.m.core = 1 if (core or choose_core()[0]) == "switch" else 0
         self.m.watch = 1
         self.m.clock.version = STATE_VERSION
@@ -392,6 +400,7 @@ cdef class Core:
         free(self.m.harts)
         free(self.m.regions)
         free(self.m.breaks)
+        free(self.m.records)
 
     # -- the bus
     def map(self, uint64_t base, uint64_t size, device) -> None:
@@ -530,6 +539,39 @@ cdef class Core:
     def stop_on_traps(self, uint64_t exceptions, uint64_t interrupts) -> None:
         """From now on stop with "trap" behind the delivery of these causes, a bit each."""
         self.m.trap_stops[0], self.m.trap_stops[1] = exceptions, interrupts
+
+    @property
+    def hyper(self) -> bool:
+        """Whether the host stands in for HS-mode software: traps into HS-mode are delivered and end the run ("hyper")."""
+        return bool(self.m.hyper)
+
+    @hyper.setter
+    def hyper(self, bint value) -> None:
+        self.m.hyper = value
+
+    def record_traps(self, uint32_t capacity) -> None:
+        """Keep traps and returns from now on, `capacity` at a time (0: none); a run comes back when that many wait."""
+        free(self.m.records)
+        self.m.records, self.m.nrecords, self.m.records_cap = NULL, 0, 0
+        if capacity:
+            self.m.records = <trap_record_t*>calloc(capacity + 16, sizeof(trap_record_t))
+            if self.m.records == NULL:
+                raise MemoryError()
+            self.m.records_cap = capacity + 16
+
+    def take_traps(self) -> list:
+        """Return and forget the traps kept: (icount, pc, cause, tval, tval2, tinst, hgatp, from, to, gva, kind, hart).
+
+        `kind` is 0 for a trap and 1 for a return. Worlds: U 0, S 1, M 3, VU 4, VS 5.
+        """
+        cdef uint32_t i
+        cdef trap_record_t* r
+        found = []
+        for i in range(self.m.nrecords):
+            r = &self.m.records[i]
+            found.append((r.icount, r.pc, r.cause, r.tval, r.tval2, r.tinst, r.hgatp, r.from_, r.to, r.gva, r.kind, r.hart))
+        self.m.nrecords = 0
+        return found
 
     def watch(self, address) -> None:
         """From now on stop with "notify" behind stores to the aligned doubleword at physical `address`; None ends it."""
@@ -789,6 +831,12 @@ cdef class Hart:
             self.h.s.mip_sw |= <uint64_t>1 << IRQ_SSI
         else:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
+
+    def sret(self) -> None:
+        """Do what sret does in the hart's world: return to where sepc (vsepc in a guest) says."""
+        self.h.n = 0
+        self.h.icount_end = self.h.m.clock.icount
+        api.sret(self.h)
 
     def reset(self) -> None:
         """Put the hart in its state after power-on."""

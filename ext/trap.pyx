@@ -15,6 +15,7 @@ from opcodes cimport *
 
 
 cdef enum:
+    RECORDS_SLACK = 4       # records that may still come before a run that was asked to leave has left
     STREAK_MAX = 1000       # traps without an instruction retired between them, after which the machine stops
 
 
@@ -91,6 +92,26 @@ cdef void enter_m(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_
     h.s.pc = vector(h.s.mtvec, cause)
 
 
+cdef inline uint8_t world(hart_t* h) noexcept nogil:
+    return h.s.priv | h.s.virt << 2
+
+
+cdef void record(hart_t* h, int kind, uint64_t cause, uint64_t tval, uint64_t tval2, uint64_t tinst, uint64_t gva, uint64_t pc,
+                 uint8_t from_, uint8_t to) noexcept nogil:
+    """Keep a trap or a return for whoever asked; the run comes back before there is no room for more."""
+    cdef machine_t* m = h.m
+    cdef trap_record_t* r
+    if m.nrecords == m.records_cap:
+        return
+    r = &m.records[m.nrecords]
+    r.icount = h.icount_end - <uint64_t>h.n
+    r.pc, r.cause, r.tval, r.tval2, r.tinst, r.hgatp = pc, cause, tval, tval2, tinst, h.s.hgatp
+    r.from_, r.to, r.gva, r.kind, r.hart = from_, to, <uint8_t>gva, <uint8_t>kind, h.s.hartid
+    m.nrecords += 1
+    if m.nrecords + RECORDS_SLACK >= m.records_cap:
+        order_leave(m, STOP_NOTIFY)
+
+
 cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept nogil:
     """Take a trap at pc; h.n is the budget behind it. Returns ST_TRAP, or ST_STOP for the built-in firmware.
 
@@ -101,7 +122,7 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
     cdef uint64_t further = h.s.hideleg if cause & INTERRUPT_BIT else h.s.hedeleg
     cdef uint64_t count = h.count_end - <uint64_t>h.n
     cdef uint64_t tval2 = h.tval2, tinst = h.tinst, gva = h.tgva
-    cdef uint8_t virt = h.s.virt
+    cdef uint8_t virt = h.s.virt, from_ = world(h)
     h.tval2 = h.tinst = h.tgva = 0
     if not cause & INTERRUPT_BIT:
         # It was attempted and not retired.
@@ -121,6 +142,8 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
             h.s.pc = pc
             h.s.mcause = cause
             h.s.mtval = tval
+            if h.m.records != NULL:
+                record(h, 0, cause, tval, tval2, tinst, gva, pc, from_, PRIV_M)
             order_leave(h.m, STOP_SBI if cause == CAUSE_ECALL_S else STOP_FIRMWARE)
             return ST_STOP
         enter_m(h, cause, tval, pc, tval2, tinst, gva)
@@ -128,9 +151,13 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
         enter_vs(h, cause, tval, pc)
     else:
         enter_hs(h, cause, tval, pc, tval2, tinst, gva)
+        if h.m.hyper:
+            order_leave(h.m, STOP_HYPER)
     if virt != h.s.virt:
         h.api.status_changed(h)
     h.api.select(h)
+    if h.m.records != NULL:
+        record(h, 0, cause, tval, tval2, tinst, gva, pc, from_, world(h))
     if h.m.trap_stops[1 if cause & INTERRUPT_BIT else 0] >> (number & 63) & 1:
         order_leave(h.m, STOP_TRAP)
     return ST_TRAP
@@ -177,13 +204,16 @@ cdef uint64_t irq(hart_t* h) noexcept nogil:
 
 # ---- returns ----------------------------------------------------------------------------------------------------
 cdef int return_to(hart_t* h, uint8_t priv, uint8_t virt, uint64_t pc) noexcept nogil:
-    cdef uint8_t old = h.s.virt
+    cdef uint8_t old = h.s.virt, from_ = world(h)
     h.s.priv = priv
     h.s.virt = virt
     h.s.pc = pc
     if old != virt:
         h.api.status_changed(h)
     h.api.select(h)
+    if h.m.records != NULL:
+        record(h, 1, 0, 0, 0, 0, 0, pc, from_, world(h))
+        return ST_LEAVE  # there may be no room for another
     return ST_LEAVE if h.pending else ST_JUMP
 
 
@@ -288,6 +318,7 @@ cdef void fill_api(core_api_t* api) noexcept nogil:
     api.deliver = deliver
     api.irq = irq
     api.sys = sys
+    api.sret = do_sret
 
 
 def api_capsule() -> object:
