@@ -1,15 +1,19 @@
 """`pyvirt run`: steps, exit codes, limits, statistics, and every wrong use it refuses."""
 from __future__ import annotations
 
+import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pyvirt import cli, pull
+from pyvirt import asm, cli, pull
+from pyvirt.errors import HostError
 from pyvirt.script import Expect, Send, parse_step, unescape
-from tests.api.cli_guests import ECHO, Command, assemble
+from tests.api.cli_guests import BASE, ECHO, Command, assemble
+from tests.api.test_loader import elf
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,27 @@ def test_a_code_no_process_can_give_is_no_success(pyvirt: Command, tmp_path: Pat
     stats = tmp_path / "s.json"
     assert pyvirt("run", failing, "--stats", stats).code == 255
     assert json.loads(stats.read_text())["exit_code"] == 256
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_an_elf_with_htif_prints_and_gives_its_code(pyvirt: Command, tmp_path: Path,
+                                                    compress: Callable[[bytes], bytes]) -> None:
+    code = bytes(asm("""
+        la      t0, tohost
+        li      t1, 0x0101000000000048      # console, write, 'H'
+        sd      t1, 0(t0)
+        li      t1, 15                      # exit with 7
+        sd      t1, 0(t0)
+    1:  j       1b
+        .balign 64
+    tohost: .dword 0
+    """, at=BASE))
+    program = tmp_path / "htif.elf"
+    program.write_bytes(compress(elf([(BASE, code, len(code))], symbols={"tohost": BASE + 64})))
+    done = pyvirt("run", program)
+    assert (done.code, done.out) == (7, "H")
+    assert pyvirt("run", program, "--expect", "H").code == 0
+    assert pyvirt("run", program, "--expect", "I").code == 1
 
 
 def test_all_met_is_0_whatever_the_guest_does_after(pyvirt: Command, echo: Path) -> None:
@@ -213,6 +238,23 @@ def test_version_doctor_and_help(pyvirt: Command) -> None:
     for option in ("--kernel", "--initrd", "--append", "--firmware", "--dtb", "--isa", "--harts", "--ram", "--disk",
                    "--expect", "--send", "--max-instructions", "--timeout", "--console", "--stats"):
         assert option in usage.out
+
+
+def test_pull_hands_over_its_options_and_fails_with_1(pyvirt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake(packages: list[str], *, mirror: str | None, refresh: bool, say: Callable[[str], None]) -> None:
+        calls.append((packages, mirror, refresh))
+        say("reading")
+        if mirror is not None:
+            raise HostError("no Debian suite could be pulled")
+
+    monkeypatch.setattr(pull, "pull", fake)
+    done = pyvirt("pull", "debian", "--with", "lua5.4,file", "--refresh")
+    assert (done.code, done.err) == (0, "reading\n")
+    done = pyvirt("pull", "debian", "--mirror", "http://mirror.invalid")
+    assert (done.code, done.err) == (1, "reading\npyvirt: no Debian suite could be pulled\n")
+    assert calls == [(["lua5.4", "file"], None, True), ([], "http://mirror.invalid", False)]
 
 
 # -- wrong use: exit 2, and a message with the name, the value and what is allowed
