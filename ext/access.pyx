@@ -116,7 +116,7 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
         return ST_STOP
     if frame.flags & FRAME_PT:
         m.api.pt_stored(m, frame, offset, size)
-    if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, offset, size):
+    if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, pa, size):
         m.leave = 1
     memcpy(frame.bytes + offset, data, size)
     if pa < m.watch + 8 and m.watch < pa + size:

@@ -110,6 +110,7 @@ cdef struct code_t:
     uint32_t cap
     uint32_t index_size
     uint32_t dead           # ops in dead blocks
+    uint32_t lock           # of blocks, index and chunks: machines that share the frame share its code
     uint64_t exts           # the ISA it was decoded for
 
 
@@ -233,7 +234,7 @@ cdef struct machine_t:
     int stop                # stop_t, set where it happens
     int request             # set from any thread
     uint32_t core           # 0 threaded, 1 switch
-    frame_t* trim           # a frame with much dead code, to be thrown away when no op pointer is live
+    uint64_t trim           # a page with much dead code, to be thrown away when no op pointer is live, or 0
     uint64_t stop_addr      # what the stop is about: the address of a refused access
     uint64_t limit
     uint64_t* breaks        # virtual addresses before which a run stops; their pages have no jump-cache entries
@@ -288,8 +289,8 @@ cdef struct core_api_t:
     # decode.pyx
     op_t* (*lookup)(hart_t* h, uint64_t pc) noexcept nogil
     op_t* (*link)(hart_t* h, op_t* stub) noexcept nogil
-    int (*code_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
-    int (*code_trim)(machine_t* m, frame_t* frame) noexcept nogil
+    int (*code_stored)(machine_t* m, frame_t* frame, uint64_t pa, uint32_t size) noexcept nogil
+    void (*code_trim)(machine_t* m) noexcept nogil
     void (*code_free)(void* code) noexcept nogil
     # csr.pyx
     int (*csr_op)(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil
@@ -311,6 +312,29 @@ cdef struct core_api_t:
     handler_t* handlers
     void (*run_threaded)(hart_t* h, op_t* op, int64_t n) noexcept nogil
     void (*run_switch)(hart_t* h, op_t* op, int64_t n) noexcept nogil
+
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define SPIN_PAUSE() __builtin_ia32_pause()
+    #else
+    #define SPIN_PAUSE() ((void)0)
+    #endif
+    /* Held for some hundred nanoseconds at most, by threads whose machines share frames. */
+    static inline void spin_lock(unsigned *word) {
+        while (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE))
+            while (__atomic_load_n(word, __ATOMIC_RELAXED)) SPIN_PAUSE();
+    }
+    static inline void spin_unlock(unsigned *word) { __atomic_store_n(word, 0, __ATOMIC_RELEASE); }
+    #define LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    """
+    void spin_lock(uint32_t* word) noexcept nogil
+    void spin_unlock(uint32_t* word) noexcept nogil
+    void* load_pointer "LOAD_ACQUIRE"(void** p) noexcept nogil
+    void store_pointer "STORE_RELEASE"(void** p, void* v) noexcept nogil
+    void store_int "STORE_RELEASE"(int32_t* p, int32_t v) noexcept nogil
 
 
 cdef inline chunk_t* chunk_of(op_t* op) noexcept nogil:

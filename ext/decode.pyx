@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from opcodes cimport *
-from ram cimport FRAME_CODE, frame_t
+from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_t
 
 include "decode.pxi"
 
@@ -34,16 +34,13 @@ cdef extern from *:
         void *p = NULL;
         return posix_memalign(&p, 4096, bytes) ? NULL : p;
     }
-    static volatile int chunk_lock_word;
-    static inline void chunk_lock(void) { while (__atomic_exchange_n(&chunk_lock_word, 1, __ATOMIC_ACQUIRE)) ; }
-    static inline void chunk_unlock(void) { __atomic_store_n(&chunk_lock_word, 0, __ATOMIC_RELEASE); }
     """
     void* slab_map(size_t bytes) noexcept nogil
-    void chunk_lock() noexcept nogil
-    void chunk_unlock() noexcept nogil
 
 
 cdef chunk_t* chunk_pool = NULL
+cdef uint32_t pool_lock = 0
+cdef uint32_t codes_lock = 0     # of the lists of codes that frames hold
 
 
 cdef chunk_t* chunk_new(code_t* code) noexcept nogil:
@@ -52,11 +49,11 @@ cdef chunk_t* chunk_new(code_t* code) noexcept nogil:
     cdef chunk_t* chunk
     cdef uint8_t* slab
     cdef int i
-    chunk_lock()
+    spin_lock(&pool_lock)
     if chunk_pool == NULL:
         slab = <uint8_t*>slab_map(SLAB_CHUNKS * CHUNK_BYTES)
         if slab == NULL:
-            chunk_unlock()
+            spin_unlock(&pool_lock)
             return NULL
         for i in range(SLAB_CHUNKS):
             chunk = <chunk_t*>(slab + i * CHUNK_BYTES)
@@ -64,7 +61,7 @@ cdef chunk_t* chunk_new(code_t* code) noexcept nogil:
             chunk_pool = chunk
     chunk = chunk_pool
     chunk_pool = chunk.next
-    chunk_unlock()
+    spin_unlock(&pool_lock)
     chunk.code = code
     chunk.next = NULL
     chunk.used = 0
@@ -73,10 +70,10 @@ cdef chunk_t* chunk_new(code_t* code) noexcept nogil:
 
 cdef void chunk_free(chunk_t* chunk) noexcept nogil:
     global chunk_pool
-    chunk_lock()
+    spin_lock(&pool_lock)
     chunk.next = chunk_pool
     chunk_pool = chunk
-    chunk_unlock()
+    spin_unlock(&pool_lock)
 
 
 # ---- the code of a frame ----------------------------------------------------------------------------------------
@@ -99,14 +96,15 @@ cdef void code_free(void* opaque) noexcept nogil:
         code = next_code
 
 
-cdef code_t* code_of(machine_t* m, frame_t* frame) noexcept nogil:
-    """Return the frame's code for this machine's ISA, made on first use; NULL without memory."""
-    cdef code_t* code = <code_t*>frame.code
-    while code != NULL:
-        if code.exts == m.exts:
-            return code
+cdef code_t* code_find(machine_t* m, frame_t* frame) noexcept nogil:
+    cdef code_t* code = <code_t*>load_pointer(&frame.code)
+    while code != NULL and code.exts != m.exts:
         code = code.next
-    code = <code_t*>calloc(1, sizeof(code_t))
+    return code
+
+
+cdef code_t* code_new(machine_t* m, frame_t* frame) noexcept nogil:
+    cdef code_t* code = <code_t*>calloc(1, sizeof(code_t))
     if code == NULL:
         return NULL
     code.frame = frame
@@ -116,11 +114,25 @@ cdef code_t* code_of(machine_t* m, frame_t* frame) noexcept nogil:
     if code.index == NULL:
         free(code)
         return NULL
-    code.next = <code_t*>frame.code
-    frame.code = code
-    if not frame.flags & FRAME_CODE:
-        m.api.drop_frame(m, frame, DROP_W)
-        frame.flags |= FRAME_CODE
+    return code
+
+
+cdef code_t* code_of(machine_t* m, frame_t* frame) noexcept nogil:
+    """Return the frame's code for this machine's ISA, made on first use; NULL without memory."""
+    cdef code_t* code = code_find(m, frame)
+    if code != NULL:
+        return code
+    spin_lock(&codes_lock)
+    code = code_find(m, frame)
+    if code == NULL:
+        code = code_new(m, frame)
+        if code != NULL:
+            if not frame.flags & FRAME_CODE:
+                m.api.drop_frame(m, frame, DROP_W)
+                flag_set(&frame.flags, FRAME_CODE)
+            code.next = <code_t*>frame.code
+            store_pointer(&frame.code, code)
+    spin_unlock(&codes_lock)
     return code
 
 
@@ -353,6 +365,17 @@ cdef op_t* block_decode(machine_t* m, code_t* code, uint32_t off) noexcept nogil
     return first
 
 
+cdef op_t* block_at(machine_t* m, code_t* code, uint32_t off) noexcept nogil:
+    """Find or decode the block at off; NULL as block_decode."""
+    cdef op_t* op
+    spin_lock(&code.lock)
+    op = block_find(code, off)
+    if op == NULL:
+        op = block_decode(m, code, off)
+    spin_unlock(&code.lock)
+    return op
+
+
 cdef op_t* scratch_decode(hart_t* h, uint32_t raw, int length, uint32_t off) noexcept nogil:
     """Decode one instruction outside any frame: nothing of it is linked or kept."""
     cdef draft_t d
@@ -465,11 +488,9 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
     if code == NULL:
         order_leave(h.m, STOP_MEMORY)
         return NULL
-    op = block_find(code, pc & 4095)
+    op = block_at(h.m, code, pc & 4095)
     if op == NULL:
-        op = block_decode(h.m, code, pc & 4095)
-        if op == NULL:
-            return lookup_slow(h, pc)
+        return lookup_slow(h, pc)
     j = &h.jump[(pc >> 1) & JUMP_MASK]
     j.pc = pc
     j.op = op
@@ -481,13 +502,11 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
 cdef op_t* link(hart_t* h, op_t* stub) noexcept nogil:
     """Find or decode the block a stub leads to, and patch the exit that led to the stub; NULL to look pc up instead."""
     cdef code_t* code = chunk_of(stub).code
-    cdef op_t* target = block_find(code, stub.imm)
+    cdef op_t* target = block_at(h.m, code, stub.imm)
     cdef op_t* origin
     cdef int64_t distance
     if target == NULL:
-        target = block_decode(h.m, code, stub.imm)
-        if target == NULL:
-            return NULL
+        return NULL
     origin = stub - (stub.rs1 | <int>stub.rs2 << 8)
     # Chunks may lie further apart than an op can say: then the stub is the link.
     # Chunks may lie further apart than an op can say: then the stub is the link.
@@ -499,7 +518,8 @@ cdef op_t* link(hart_t* h, op_t* stub) noexcept nogil:
         origin.fn = h.api.handlers[OP_GOTO]
         origin.cnt = 0
         meta_of(origin).opcode = OP_GOTO
-    origin.imm = <int32_t>distance
+    # One aligned store of a value that every thread would store: others may be running the block.
+    store_int(&origin.imm, <int32_t>distance)
     return target
 
 
@@ -527,8 +547,6 @@ cdef int code_kill(machine_t* m, code_t* code, uint32_t offset, uint32_t size) n
         return 0
     memset(&code.decoded[0], 0, sizeof(code.decoded))
     memset(code.index, 0, code.index_size * sizeof(uint16_t))
-    if code.dead > DEAD_MAX:
-        m.trim = code.frame
     k = 0
     for i in range(code.nblocks):
         b = &code.blocks[i]
@@ -543,10 +561,10 @@ cdef int code_kill(machine_t* m, code_t* code, uint32_t offset, uint32_t size) n
     return killed
 
 
-cdef int code_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil:
-    """Kill what was decoded from bytes about to change; returns whether anything was."""
+cdef int code_stored(machine_t* m, frame_t* frame, uint64_t pa, uint32_t size) noexcept nogil:
+    """Kill what was decoded from bytes about to change, in a frame that this machine owns; returns whether any was."""
     cdef code_t* code = <code_t*>frame.code
-    cdef uint32_t i
+    cdef uint32_t i, offset = pa & 4095
     cdef int hit, killed = 0
     while code != NULL:
         hit = 0
@@ -556,22 +574,31 @@ cdef int code_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t siz
                 break
         if hit:
             killed += code_kill(m, code, offset, size)
+            if code.dead > DEAD_MAX:
+                m.trim = pa & PAGE_MASK
         code = code.next
     return killed
 
 
-cdef int code_trim(machine_t* m, frame_t* frame) noexcept nogil:
-    """Throw a frame's code away when too much of it is dead. Only while no op pointer is live."""
-    cdef code_t* code = <code_t*>frame.code
+cdef void code_trim(machine_t* m) noexcept nogil:
+    """Throw away the code of the page that has too much of it dead. Only while no op pointer of this machine is live."""
+    cdef frame_t* frame
+    cdef code_t* code
+    cdef uint64_t pa = m.trim
+    m.trim = 0
+    # Owning it makes sure that no other machine runs this code: a page shared by now is copied, and a copy has none.
+    if m.mem.own(m.ram, pa >> 12, &frame) != RAM_OK:
+        return
+    code = <code_t*>frame.code
     while code != NULL:
         if code.dead > DEAD_MAX:
             m.api.drop_frame(m, frame, DROP_ALL)
-            code_free(frame.code)
+            code = <code_t*>frame.code
             frame.code = NULL
             frame.flags &= ~<uint32_t>FRAME_CODE
-            return 1
+            code_free(code)
+            return
         code = code.next
-    return 0
 
 
 cdef void fill_api(core_api_t* api) noexcept nogil:

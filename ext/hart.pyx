@@ -196,9 +196,8 @@ cdef void machine_run(machine_t* m) noexcept nogil:
     cdef hart_t* lent = NULL
     while True:
         m.leave = 0
-        if m.trim != NULL:
-            api.code_trim(m, m.trim)
-            m.trim = NULL
+        if m.trim:
+            api.code_trim(m)
         if m.ram.limbo_len:
             m.mem.drain(m.ram)
         if m.stop:
@@ -480,9 +479,8 @@ cdef class Core:
             self.drain()
 
     cdef void drain(self) noexcept:
-        if self.m.trim != NULL:
-            api.code_trim(&self.m, self.m.trim)
-            self.m.trim = NULL
+        if self.m.trim:
+            api.code_trim(&self.m)
         if self.m.ram.limbo_len:
             self.m.mem.drain(self.m.ram)
 

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from host cimport TAG_NONE
-from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, frame_t, pt_t
+from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, flag_set, frame_t, pt_t
 
 
 cdef enum:
@@ -310,10 +310,14 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
             drop_all(m)
             return
         memcpy(pt, old.pt, sizeof(pt_t))
-        new.flags |= FRAME_PT
+        flag_set(&new.flags, FRAME_PT)
 
 
 # ---- page tables ------------------------------------------------------------------------------------------------
+# Marks on a frame that several machines share are made by all of them; it is cleared only by its one owner.
+cdef uint32_t pt_lock = 0
+
+
 cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil:
     """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached.
 
@@ -329,11 +333,12 @@ cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int l
     if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and (
             pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)):
         return 1
+    spin_lock(&pt_lock)
     if not frame.flags & FRAME_PT:
         memset(&pt.used[0], 0, sizeof(pt.used))
         pt.where = 0
         drop_frame(m, frame, DROP_W)
-        frame.flags |= FRAME_PT
+        flag_set(&frame.flags, FRAME_PT)
     if level < 0:
         pt.where = 2
     elif pt.where == 0:
@@ -345,6 +350,7 @@ cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int l
         pt.where = 2
     pt.used[slot >> 6] |= bit
     pt.stores = 0
+    spin_unlock(&pt_lock)
     return 1
 
 
