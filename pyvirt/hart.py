@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 U64 = (1 << 64) - 1
 PAGE = 4096
-PRIVS = {0: "U", 1: "S", 3: "M"}
 FETCH, LOAD, STORE = 0, 1, 2
 
 
@@ -35,6 +34,12 @@ def register_value(value: object, name: str) -> int:
     if not -(1 << 63) <= number <= U64:
         raise ConfigError(f"{name}: {number:#x} is not allowed; allowed: -2^63...2^64-1")
     return number & U64
+
+
+def world_name(priv: int, virt: int, *, hyp: bool) -> str:
+    """Return the name of a world."""
+    return {0: "U", 1: "S", 2: "U", 3: "M"}[priv] if not hyp else \
+        {0: "VU" if virt else "U", 1: "VS" if virt else "HS", 2: "U", 3: "M"}[priv]
 
 
 def unknown(name: str, what: str, known: Mapping[str, Any]) -> AttributeError:
@@ -201,7 +206,7 @@ class _Virtual:
                                         f"{ram.base + ram.size:#x}; device registers are read by vm.bus.read()")
             return int(pa)
         satp = CsrValue(hart._core_hart.csr_read(CSRS["satp"]), "satp")
-        raise GuestAddressError(f"va {va:#x} is not mapped for hart {hart.index} in {hart.priv}-mode: "
+        raise GuestAddressError(f"va {va:#x} is not mapped for hart {hart.index} in {hart.world}-mode: "
                                 f"{cause_name(cause)} (satp {satp!r})")
 
     def read(self, va: int, n: int, /) -> bytes:
@@ -225,7 +230,7 @@ class Listing(list[Line]):
 
 
 class Hart(Registers):
-    """One hart: `hart.a0`, `hart.x10`, `hart.fa0`, `hart.pc`, `hart.priv`, `hart.csr`, `hart.mem`, `hart.disasm()`.
+    """One hart: `hart.a0`, `hart.x10`, `hart.fa0`, `hart.pc`, `hart.world`, `hart.csr`, `hart.mem`, `hart.disasm()`.
 
     Registers take -2^63 ... 2^64-1 and read unsigned; f registers are their 64 bits. Between instructions only.
     """
@@ -238,7 +243,7 @@ class Hart(Registers):
     _symbols: Callable[[], Mapping[str, int]]
     _csr: Csrs
     _mem: Memory
-    _PROPERTIES = ("pc", "priv", "waiting", "index", "csr", "mem", "count", "state", "registers")
+    _PROPERTIES = ("pc", "world", "waiting", "index", "csr", "mem", "count", "state", "registers")
 
     def __init__(self, core: Core, index: int, *, check: Callable[[], None], isa: str,
                  symbols: Callable[[], Mapping[str, int]]) -> None:
@@ -276,17 +281,23 @@ class Hart(Registers):
         self._core_hart.pc = bits
 
     @property
-    def priv(self) -> str:
-        """Privilege mode: "M", "S" or "U"."""
-        return PRIVS[self._core_hart.priv]
+    def world(self) -> str:
+        """Privilege and virtualization mode: "M", "HS", "U", "VS" or "VU"; "S", not "HS", where the ISA has no H."""
+        view = self._core_hart
+        return world_name(view.priv, view.virt, hyp=self._hyp)
 
-    @priv.setter
-    def priv(self, value: str) -> None:
-        for number, name in PRIVS.items():
-            if value == name:
-                self._core_hart.priv = number
-                return
-        raise ConfigError(f"priv: {value!r} is not allowed; allowed: 'M', 'S', 'U'")
+    @world.setter
+    def world(self, value: str) -> None:
+        allowed = {"M": (3, 0), "HS": (1, 0), "U": (0, 0), "VS": (1, 1), "VU": (0, 1), "S": (1, 0)} if self._hyp else \
+            {"M": (3, 0), "S": (1, 0), "U": (0, 0)}
+        if value not in allowed:
+            raise ConfigError(f"world: {value!r} is not allowed; allowed: {', '.join(map(repr, allowed))}")
+        view = self._core_hart
+        view.priv, view.virt = allowed[value]
+
+    @property
+    def _hyp(self) -> bool:
+        return "h" in self._isa.partition("_")[0][4:]
 
     @property
     def waiting(self) -> bool:
@@ -388,4 +399,4 @@ class Hart(Registers):
         except (ClosedError, MachineBusy) as error:
             state = "closed" if isinstance(error, ClosedError) else "running"
             return f"<Hart {self._index} of a machine that is {state}>"
-        return f"<Hart {self._index} pc={self.pc:#x} {self.priv}-mode{' waiting' if self.waiting else ''}>"
+        return f"<Hart {self._index} pc={self.pc:#x} {self.world}-mode{' waiting' if self.waiting else ''}>"

@@ -16,11 +16,12 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from pyvirt._bus import Mmio
+from pyvirt._hart import EXTENSIONS
 from pyvirt.board import Board
 from pyvirt.console import Console, Matcher
 from pyvirt.csrnames import CSRS
 from pyvirt.errors import ConfigError
-from pyvirt.hart import PRIVS
+from pyvirt.hart import world_name
 from pyvirt.htif import Htif
 from pyvirt.sbi import Sbi
 from pyvirt.stop import INTERRUPT, U64, At, Condition, OnTrap, Stop, StopReason, Trap, When
@@ -30,7 +31,6 @@ SLICE_SECONDS = 0.01
 SLICE_MIN, SLICE_MAX = 10_000, 4_000_000
 UART_LSR = 5
 TICKS_PER_SECOND = 10_000_000
-TRAP_CSRS = {1: ("scause", "stval", "sepc", "sstatus"), 3: ("mcause", "mtval", "mepc", "mstatus")}
 ANY_BYTE = bytes(range(256))
 
 
@@ -263,17 +263,27 @@ class Runner:
     def last_trap(self) -> Trap:
         """Read the trap that was just delivered from the CSRs of the mode that took it."""
         hart = self.core.hart(self.core.current)
-        names = TRAP_CSRS[hart.priv]
-        cause, tval, pc, status = (hart.csr_read(CSRS[name]) for name in names)
-        before = status >> 11 & 3 if hart.priv == 3 else status >> 8 & 1
-        return Trap(cause=cause, tval=tval, pc=pc, priv_from=PRIVS[before], priv_to=PRIVS[hart.priv],
-                    icount=self.core.icount)
+        hyp = bool(self.board.isa.exts & EXTENSIONS["h"])
+        prefix = "m" if hart.priv == 3 else "vs" if hart.virt else "s"
+        cause, tval, pc, status = (hart.csr_read(CSRS[prefix + name]) for name in ("cause", "tval", "epc", "status"))
+        priv, virt = (status >> 11 & 3, status >> 39 & 1) if hart.priv == 3 else (status >> 8 & 1, hart.virt)
+        more: dict[str, Any] = {}
+        if hyp and not hart.virt:
+            second = {"tval2": "mtval2", "tinst": "mtinst"} if hart.priv == 3 else {"tval2": "htval", "tinst": "htinst"}
+            more = {name: hart.csr_read(CSRS[csr]) for name, csr in second.items()}
+            if hart.priv == 1:
+                status = hart.csr_read(CSRS["hstatus"])
+                virt = status >> 7 & 1
+            more["gva"] = bool(status >> (38 if hart.priv == 3 else 6) & 1)
+        return Trap(cause=cause, tval=tval, pc=pc, world_from=world_name(priv, virt, hyp=hyp),
+                    world_to=world_name(hart.priv, hart.virt, hyp=hyp), icount=self.core.icount, **more)
 
     def firmware_trap(self) -> Trap:
         """Return the trap with which the built-in firmware was called: the hart still stands at it."""
         hart = self.core.hart(self.core.current)
         return Trap(cause=hart.csr_read(CSRS["mcause"]), tval=hart.csr_read(CSRS["mtval"]), pc=hart.pc,
-                    priv_from=PRIVS[hart.priv], priv_to="M", icount=self.core.icount)
+                    world_from=world_name(hart.priv, hart.virt, hyp=bool(self.board.isa.exts & EXTENSIONS["h"])),
+                    world_to="M", icount=self.core.icount)
 
 
 class HostClock:

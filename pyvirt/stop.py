@@ -33,10 +33,13 @@ CAUSES = (
     "instruction address misaligned", "instruction access fault", "illegal instruction", "breakpoint",
     "load address misaligned", "load access fault", "store address misaligned", "store access fault",
     "ecall from U", "ecall from S", "ecall from VS", "ecall from M", "instruction page fault", "load page fault", "",
-    "store page fault",
+    "store page fault", "", "", "", "", "instruction guest-page fault", "load guest-page fault", "virtual instruction",
+    "store guest-page fault",
 )
-INTERRUPTS = {1: "supervisor software interrupt", 3: "machine software interrupt", 5: "supervisor timer interrupt",
-              7: "machine timer interrupt", 9: "supervisor external interrupt", 11: "machine external interrupt"}
+INTERRUPTS = {1: "supervisor software interrupt", 2: "VS software interrupt", 3: "machine software interrupt",
+              5: "supervisor timer interrupt", 6: "VS timer interrupt", 7: "machine timer interrupt",
+              9: "supervisor external interrupt", 10: "VS external interrupt", 11: "machine external interrupt",
+              12: "supervisor guest external interrupt"}
 INTERRUPT = 1 << 63
 
 
@@ -49,18 +52,24 @@ def cause_name(cause: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Trap:
-    """A trap as delivered: `cause` as in mcause, `pc` where it happened, `priv_from` and `priv_to` as letters."""
+    """A trap as delivered: `cause` as in mcause, `pc` where it happened, `world_from` and `world_to` as `hart.world`.
+
+    `tval2`, `tinst` and `gva` (whether tval is a guest virtual address) belong to the hypervisor extension.
+    """
 
     cause: int
     tval: int
     pc: int
-    priv_from: str
-    priv_to: str
+    world_from: str
+    world_to: str
     icount: int
+    tval2: int = 0
+    tinst: int = 0
+    gva: bool = False
 
     def __str__(self) -> str:
         return (f"{cause_name(self.cause)} (cause {self.cause:#x}) at pc {self.pc:#x}, tval {self.tval:#x}, "
-                f"from {self.priv_from} to {self.priv_to}")
+                f"from {self.world_from} to {self.world_to}")
 
 
 @dataclass(frozen=True, kw_only=True)

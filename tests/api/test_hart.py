@@ -48,7 +48,8 @@ def test_registers_take_signed_and_read_unsigned(vm: pv.Machine) -> None:
 
 
 def test_unknown_names_suggest_the_nearest(vm: pv.Machine) -> None:
-    for name, hint in (("a9", "'a"), ("prvi", "'priv'"), ("mstatus", "hart.csr.mstatus"), ("disassemble", "register")):
+    for name, hint in (("a9", "'a"), ("wrold", "'world'"), ("mstatus", "hart.csr.mstatus"),
+                       ("disassemble", "register")):
         with pytest.raises(AttributeError, match=hint):
             getattr(vm.hart, name)
         with pytest.raises(AttributeError, match=hint):
@@ -66,7 +67,7 @@ def test_unknown_names_suggest_the_nearest(vm: pv.Machine) -> None:
 def test_completion_finds_registers_and_csrs(vm: pv.Machine) -> None:
     assert {"a0", "ft11", "x31", "pc", "csr", "disasm"} <= set(dir(vm.hart))
     assert {"mstatus", "satp", "set"} <= set(dir(vm.hart.csr))
-    assert "vsatp" not in dir(vm.hart.csr)
+    assert "mtopi" not in dir(vm.hart.csr)
     assert "MPP" in dir(vm.hart.csr.mstatus)
 
 
@@ -77,11 +78,17 @@ def test_names_for_type_checkers_are_those_of_the_tables() -> None:
 
 
 def test_privilege_and_pc(vm: pv.Machine) -> None:
-    assert vm.hart.priv == "M"
-    vm.hart.priv = "U"
-    assert vm.hart.priv == "U"
-    with pytest.raises(pv.ConfigError, match="priv: 'H' is not allowed; allowed: 'M', 'S', 'U'"):
-        vm.hart.priv = "H"
+    assert vm.hart.world == "M"
+    for world in ("U", "HS", "VS", "VU", "M"):
+        vm.hart.world = world
+        assert vm.hart.world == world
+    with pytest.raises(pv.ConfigError, match="world: 'H' is not allowed; allowed: 'M', 'HS', 'U', 'VS', 'VU', 'S'"):
+        vm.hart.world = "H"
+    with pv.Machine(board="bare", ram="1M", isa="rv64gc") as plain:
+        plain.hart.world = "S"
+        assert plain.hart.world == "S"
+        with pytest.raises(pv.ConfigError, match="world: 'VS' is not allowed; allowed: 'M', 'S', 'U'"):
+            plain.hart.world = "VS"
     with pytest.raises(pv.ConfigError, match="pc: 0x80000001 is not allowed; allowed: even"):
         vm.hart.pc = RAM_BASE + 1
 
@@ -137,7 +144,7 @@ def paged(vm: pv.Machine) -> None:
     vm.hart.csr.pmpaddr0 = (1 << 54) - 1
     vm.hart.csr.pmpcfg0 = 0x1F
     vm.hart.csr.satp = 8 << 60 | root >> 12
-    vm.hart.priv = "S"
+    vm.hart.world = "HS"
 
 
 def test_virtual_memory_is_what_the_hart_sees(vm: pv.Machine) -> None:
@@ -147,7 +154,7 @@ def test_virtual_memory_is_what_the_hart_sees(vm: pv.Machine) -> None:
     assert vm.mem[RAM_BASE + 0x8FFC:RAM_BASE + 0x9004] == b"abcdefgh"
     assert mem[0x4000_0FFC:0x4000_1004] == b"abcdefgh"
     assert vm.hart.translate(0x4000_0FFC) == RAM_BASE + 0x8FFC
-    with pytest.raises(pv.GuestAddressError, match=r"va 0x40003000 is not mapped .* S-mode: load page fault .*MODE=8"):
+    with pytest.raises(pv.GuestAddressError, match=r"va 0x40003000 is not mapped .* HS-mode: load page fault .*MODE=8"):
         mem[0x4000_3000]
     with pytest.raises(pv.GuestAddressError, match=r"va 0x40002000 is pa 0x10000000, which is not RAM .*vm.bus"):
         mem[0x4000_2000]

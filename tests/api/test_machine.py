@@ -108,14 +108,14 @@ def test_equal_isas_are_one_configuration() -> None:
 def test_a_program_starts_in_m_mode_with_hart_and_tree() -> None:
     with pv.Machine(harts=2, ram="16M").load(pv.asm("wfi")) as vm:
         for index, hart in enumerate(vm.harts):
-            assert (hart.pc, hart.priv, hart.a0) == (RAM_BASE, "M", index)
+            assert (hart.pc, hart.world, hart.a0) == (RAM_BASE, "M", index)
             assert vm.mem[hart.a1:hart.a1 + 4] == b"\xd0\x0d\xfe\xed"
 
 
 def test_a_kernel_starts_in_s_mode_and_other_harts_wait() -> None:
     with pv.Machine(harts=2, ram="16M").load(kernel=pv.asm("wfi", at=RAM_BASE + 0x20_0000)) as vm:
-        assert [(h.pc, h.priv, h.state) for h in vm.harts] == [
-            (RAM_BASE + 0x20_0000, "S", "started"), (0x1000, "M", "stopped")]
+        assert [(h.pc, h.world, h.state) for h in vm.harts] == [
+            (RAM_BASE + 0x20_0000, "HS", "started"), (0x1000, "M", "stopped")]
 
 
 def test_firmware_starts_from_the_rom_with_its_record() -> None:
@@ -127,7 +127,7 @@ def test_firmware_starts_from_the_rom_with_its_record() -> None:
 done:   j       done
     """)
     with pv.Machine(harts=2, ram="16M").load(firmware=firmware, kernel=b"\x13\0\0\0") as vm:
-        assert all(hart.pc == 0x1000 and hart.priv == "M" for hart in vm.harts)
+        assert all(hart.pc == 0x1000 and hart.world == "M" for hart in vm.harts)
         assert "auipc" in str(vm.hart.disasm(count=1))
         vm.run(instructions=10_000)
         for index, hart in enumerate(vm.harts):

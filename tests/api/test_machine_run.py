@@ -168,7 +168,8 @@ def test_trap_stops_behind_the_delivery() -> None:
     with machine(text) as vm:
         stop = vm.run(until=pv.trap(11))
         assert stop.trap is not None
-        assert (stop.trap.cause, stop.trap.pc, stop.trap.priv_from, stop.trap.priv_to) == (11, RAM_BASE + 12, "M", "M")
+        assert (stop.trap.cause, stop.trap.pc) == (11, RAM_BASE + 12)
+        assert (stop.trap.world_from, stop.trap.world_to) == ("M", "M")
         assert stop.pc == vm.symbols["handler"]
         assert str(stop.trap).startswith("ecall from M (cause 0xb) at pc 0x8000000c")
         vm.hart.pc = vm.symbols["after"]
@@ -201,7 +202,7 @@ def test_calls_of_the_built_in_firmware_are_traps_too() -> None:
     with pv.Machine(ram="16M").load(kernel=pv.asm("li a7, 0x10\nli a6, 0\necall\nwfi")) as vm:
         stop = vm.run(until=pv.trap(9))
         assert stop.trap is not None
-        assert (stop.trap.priv_from, stop.trap.priv_to) == ("S", "M")
+        assert (stop.trap.world_from, stop.trap.world_to) == ("HS", "M")
         assert vm.hart.a1 == 2 << 24
 
 
@@ -459,3 +460,38 @@ def test_htif_survives_nonsense(request_: int) -> None:
     text = f"la s0, tohost\nli t1, {request_}\nsd t1, 0(s0)\nj .\n.align 3\ntohost: .dword 0\nfromhost: .dword 0"
     with machine(text) as vm:
         assert vm.run(instructions=1000).reason is StopReason.INSTRUCTIONS
+
+
+# -- worlds
+def test_a_trap_record_names_the_worlds() -> None:
+    text = """
+            la      t0, handler
+            csrw    mtvec, t0
+            csrw    stvec, t0
+            li      t0, 1 << 10 | 1 << 21
+            csrw    medeleg, t0
+            li      t0, -1
+            csrw    pmpaddr0, t0
+            csrwi   pmpcfg0, 0x1f
+            li      t0, 1 << 39 | 1 << 11       # MPV, MPP = S
+            csrs    mstatus, t0
+            la      t0, guest
+            csrw    mepc, t0
+            mret
+    guest:  ecall
+            .align  2
+    handler: j      handler
+    """
+    with machine(text) as vm:
+        stop = vm.run(until=pv.trap(10))
+        assert stop.trap is not None
+        assert (stop.trap.world_from, stop.trap.world_to, stop.trap.pc) == ("VS", "HS", vm.symbols["guest"])
+        vm.hart.world = "VS"
+        vm.hart.csr.hgatp = 8 << 60 | RAM_BASE + 0x4000 >> 12
+        vm.hart.csr.medeleg = 1 << 20
+        vm.hart.pc = 0x2000
+        stop = vm.run(until=pv.trap(20))
+        assert stop.trap is not None
+        assert (stop.trap.world_from, stop.trap.world_to, stop.trap.tval2, stop.trap.gva) == (
+            "VS", "HS", 0x2000 >> 2, True)
+        assert str(stop.trap).startswith("instruction guest-page fault (cause 0x14) at pc 0x2000")
