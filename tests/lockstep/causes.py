@@ -163,13 +163,16 @@ def delegations(case: Case, rng: random.Random) -> list[tuple[int, int]]:
     return [(0, 0), (1 << case.cause, 0), (everything, 0x222)]
 
 
-def _enter(case: Case, index: int, through_s: bool) -> str:
+def _enter(case: Case, index: int, rng: random.Random) -> str:
     """Return the text that enters a case's mode at its body, and the body."""
+    through_s = rng.random() < 0.5
     if case.mode == M:
         return case.body
     lines = [f"la t0, body_{index}"]
     if case.mode == U:
         lines += [f"li t1, {ALIAS}", "add t0, t0, t1", "add sp, sp, t1"]
+    if rng.random() < 0.3:
+        lines.append("li t1, 0x20000\n csrs mstatus, t1")  # MPRV, which both returns must clear
     if case.mode == U and through_s:  # mret to an sret with SPP clear
         lines += ["csrw sepc, t0", "li t0, 0x1900", "csrc mstatus, t0", "li t0, 0x800", "csrs mstatus, t0"]
         lines += [f"la t0, s_{index}", "csrw mepc, t0", "mret", f"s_{index}: sret"]
@@ -200,7 +203,7 @@ case_{index}:
   li t0, {mideleg}
   csrw mideleg, t0
   {case.setup}
-  {_enter(case, index, rng.random() < 0.5)}
+  {_enter(case, index, rng)}
   ecall
   .word 0
   j .

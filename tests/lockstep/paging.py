@@ -3,7 +3,7 @@
 The code runs on an identity map (S) or an alias with the U bit (U), or in M with MPRV. Beside these hang tables of
 random entries: permissions, U, A and D, reserved bits, N and PBMT, misaligned superpages, pointers with bits that only
 leaves may have, pointers to where nothing is. Each test is one access, in one mode, under one setting of SUM, MXR, ADUE
-and PBMTE; between tests entries are rewritten and fenced.
+and PBMTE; between tests entries are rewritten and fenced, often the one that the last access went through.
 """
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def entry(rng: random.Random, level: int) -> int:
     bits = V | R | A | D
     permissions = rng.choice((R, R | W, R | X, R | W | X, X, R | W | X, R | W | X))
     bits = V | permissions | A | D | (USER if rng.random() < 0.5 else 0) | (G if rng.random() < 0.2 else 0)
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
         kind = rng.randrange(10)
         if kind == 0:
             bits ^= A
@@ -70,6 +70,20 @@ def pointer(rng: random.Random) -> int:
     return V | odd | target << 10
 
 
+@dataclass(frozen=True)
+class Access:
+    """One access and its setting: `level` and `index` say which entry it goes through, `prv` is MPP under MPRV."""
+
+    name: str
+    mode: int
+    level: int
+    index: int
+    va: int
+    sum_mxr: int
+    envcfg: int
+    prv: int
+
+
 @dataclass
 class Walks:
     """The random choices of one program."""
@@ -79,6 +93,7 @@ class Walks:
     tests: int = 150
     rng: random.Random = field(init=False)
     tables: dict[int, list[int]] = field(init=False)
+    last: Access | None = None
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed * 1000 + self.sv)
@@ -105,8 +120,8 @@ class Walks:
             va |= (1 << 64) - (1 << self.sv)
         return level, index, va
 
-    def test(self, i: int) -> str:
-        """Return the text of one test."""
+    def access(self) -> Access:
+        """Return a new access, chosen at random."""
         rng = self.rng
         name = rng.choice(tuple(ACCESSES))
         mode = rng.choice((S, U)) if name == "fetch" else rng.choice((S, S, U, M))
@@ -117,19 +132,32 @@ class Walks:
             va &= ~63
         if name == "fetch":
             va = va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE))
-        edit = ""
-        if rng.random() < 0.4:
-            self.tables[level][index] = entry(rng, level)
-            fence = rng.choice(("sfence.vma", "sfence.vma", f"li t0, {va}\n sfence.vma t0, x0"))
-            if level == 0 or fence == "sfence.vma":
-                slot = TABLES + 0x1000 * level + 8 * (index if level == 0 else 8 + index)
-                edit = f"li t0, {slot}\n li t2, {self.tables[level][index]}\n sd t2, 0(t0)\n {fence}"
         sum_mxr = rng.choice((0, 0x4_0000, 0x8_0000, 0xC_0000))
         envcfg = rng.choice((0, 1 << 61, 1 << 62, 3 << 61)) | 0xF0
+        return Access(name, mode, level, index, va, sum_mxr, envcfg, rng.choice((0x800, 0)))
+
+    def edit(self, level: int, index: int, va: int) -> str:
+        """Return the text that rewrites an entry and fences."""
+        rng = self.rng
+        self.tables[level][index] = entry(rng, level)
+        fence = rng.choice(("sfence.vma", "sfence.vma", f"li t0, {va}\n sfence.vma t0, x0"))
+        if level:
+            fence = "sfence.vma"
+        slot = TABLES + 0x1000 * level + 8 * (index if level == 0 else 8 + index)
+        return f"li t0, {slot}\n li t2, {self.tables[level][index]}\n sd t2, 0(t0)\n {fence}"
+
+    def test(self, i: int) -> str:
+        """Return the text of one test: a new access, or the last one again, as a rule with its entry rewritten."""
+        rng = self.rng
+        again = self.last is not None and rng.random() < 0.45
+        chosen = self.last if self.last is not None and again else self.access()
+        self.last = chosen
+        name, mode, va = chosen.name, chosen.mode, chosen.va
+        edit = self.edit(chosen.level, chosen.index, va) if rng.random() < (0.8 if again else 0.2) else ""
+        sum_mxr, envcfg, prv = chosen.sum_mxr, chosen.envcfg, chosen.prv
         mpp = {S: 0x800, U: 0, M: 0x1800}[mode]
         body = ACCESSES[name]
         if mode == M:
-            prv = rng.choice((0x800, 0))
             on = f"li t2, 0x1800\n csrc mstatus, t2\n li t2, {0x2_0000 | prv}\n csrs mstatus, t2"
             body = f"{on}\n {body}\n li t2, 0x20000\n csrc mstatus, t2"
         alias = f"li t2, {ALIAS}\n add t0, t0, t2" if mode == U else ""
