@@ -134,6 +134,16 @@ class Rows:
         j = self.rng.randrange(32)
         return [self.load_f(j), line, f"{row.name} f{j}, {self.extreme(-2048, 2047)}(x{i})"]
 
+    def kind_hlv(self, row: Any) -> list[str]:
+        i, line = self.address(row, 2000)
+        return [line, f"{row.name} x{self.x()}, (x{i})"]
+
+    def kind_hsv(self, row: Any) -> list[str]:
+        i, line = self.address(row, 2000)
+        j = self.x()
+        source = [self.load_x(j)] if j != i else []
+        return [*source, line, f"{row.name} x{j}, (x{i})"]
+
     def kind_cbo(self, row: Any) -> list[str]:
         i, line = self.address(row, 1500)
         return [line, f"{row.name} (x{i})"]

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 VERSION = "0.17.1"
-MARCH = "m,a,f,d,c,zba,zbb,zbs,zicond,zicbom,zicboz,zicbop,zihintpause,svinval,sstc,h"
+MARCH = "m,a,f,d,c,h,zba,zbb,zbs,zicond,zicbom,zicboz,zicbop,zihintpause,svinval,sstc,h"
 PROLOGUE = ".option norvc\n.option norelax\n.text\n"
 
 
