@@ -176,6 +176,11 @@ cdef uint64_t transformed(hart_t* h, op_t* op) noexcept nogil:
     return word | off << 15
 
 
+cdef inline int after(hart_t* h) noexcept nogil:
+    """Say how to go on behind an access that stored nothing itself: its walk may have, to an entry's A bit."""
+    return ST_LEAVE if h.m.leave else ST_OK
+
+
 cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
     """Turn a refused translation into a trap, and a stop into a pc that executes the instruction again."""
     cdef meta_t* meta
@@ -228,13 +233,13 @@ cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noe
         st = load_part(h, va, first, <uint8_t*>&h.value)
         if st == ST_OK and first < width:
             st = load_part(h, va + first, width - first, <uint8_t*>&h.value + first)
-        return finish(h, op, n, st)
+        return finish(h, op, n, st) if st != ST_OK else after(h)
     st = h.api.translate(h, va, ACC_LOAD, width, &pa)
     if st != ST_OK:
         return finish(h, op, n, st)
     if in_ram(h.m, pa, width):
         frame_load(h.m, pa, &h.value, width)
-        return ST_OK
+        return after(h)
     st = device_read(h, va, pa, width, &h.value, CAUSE_LOAD_ACCESS, n - meta_of(op).idx)
     return finish(h, op, n, st)
 
@@ -254,10 +259,13 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
             first = width
     st = h.api.translate(h, va, ACC_STORE, first, &pa)
     if st == ST_OK and first < width:
-        # Both pages must allow the store before either changes.
-        st = h.api.translate(h, va + first, ACC_STORE, width - first, &pa2)
-        if st == ST_OK and not (in_ram(h.m, pa, first) and in_ram(h.m, pa2, width - first)):
-            st = refuse(h, CAUSE_STORE_ACCESS, va if not in_ram(h.m, pa, first) else va + first)
+        # Both pages must allow the store before either changes; faults are looked for in the order of addresses.
+        if not in_ram(h.m, pa, first):
+            st = refuse(h, CAUSE_STORE_ACCESS, va)
+        else:
+            st = h.api.translate(h, va + first, ACC_STORE, width - first, &pa2)
+            if st == ST_OK and not in_ram(h.m, pa2, width - first):
+                st = refuse(h, CAUSE_STORE_ACCESS, va + first)
     if st != ST_OK:
         return finish(h, op, n, st)
     if not in_ram(h.m, pa, first):
@@ -307,7 +315,7 @@ cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexc
     frame_load(h.m, h.slow_pa, &h.value, width)
     h.s.resv_pa = h.slow_pa
     h.s.resv_width = width
-    return ST_OK
+    return after(h)
 
 
 cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
@@ -323,7 +331,7 @@ cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, 
         if st == ST_STOP:
             return finish(h, op, n, st)
     h.s.resv_width = 0
-    return st
+    return after(h)
 
 
 # ---- accesses of a hypervisor to its guest's memory -------------------------------------------------------------
@@ -361,6 +369,7 @@ cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64
             h.fault_virt = 1
         elif st == ST_OK:
             frame_load(h.m, pa, &h.value, width)
+            st = after(h)
         return finish(h, op, n, st)
     st = hyper_part(h, va, first, ACC_LOAD, hlvx, &pa)
     if st == ST_OK:
@@ -369,7 +378,7 @@ cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64
             st = hyper_part(h, va + first, width - first, ACC_LOAD, hlvx, &pa)
             if st == ST_OK:
                 frame_load(h.m, pa, <uint8_t*>&h.value + first, width - first)
-    return finish(h, op, n, st)
+    return finish(h, op, n, st) if st != ST_OK else after(h)
 
 
 cdef int access_hsv(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
@@ -416,21 +425,24 @@ cdef int access_cbo(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil:
     """cbo.inval, clean, flush: no cache is modelled, so only permissions count; cbo.zero clears the block."""
     cdef uint32_t which = meta_of(op).raw >> 20
     cdef uint8_t zeros[64]
-    cdef uint64_t pa, bit, cause
+    cdef uint64_t pa = 0, bit, cause, block
     cdef int st
     bit = ENVCFG_CBZE if which == 4 else (ENVCFG_CBIE if which == 0 else ENVCFG_CBCFE)
     cause = cbo_refused(h, bit)
     if cause:
         return h.api.trap(h, op, n, cause, meta_of(op).raw)
     st = h.api.translate(h, va, ACC_STORE if which == 4 else ACC_CBO, 1, &pa)
-    if st == ST_OK and not in_ram(h.m, pa, 1) and which == 4:
+    block = pa & ~<uint64_t>(CBO_BYTES - 1)
+    # All of the block must be there; the fault's address is rs1, wherever in the block that is.
+    if st == ST_OK and not (in_ram(h.m, pa, 1) and (
+            which != 4 or h.api.pmp_allows(h, block, CBO_BYTES, ACC_STORE, h.bank_d.key & 3))):
         st = refuse(h, CAUSE_STORE_ACCESS, va)
     if st != ST_OK:
         return finish(h, op, n, st)
     if which != 4:
-        return ST_OK
+        return after(h)
     memset(&zeros[0], 0, CBO_BYTES)
-    return finish(h, op, n, frame_store(h.m, pa & ~<uint64_t>(CBO_BYTES - 1), &zeros[0], CBO_BYTES))
+    return finish(h, op, n, frame_store(h.m, block, &zeros[0], CBO_BYTES))
 
 
 cdef void fill_api(core_api_t* api) noexcept nogil:

@@ -295,7 +295,7 @@ cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
 
 
 cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil:
-    """Called by the tree before a shared frame gives way to a private copy (rule 9)."""
+    """Called by the tree before a shared frame gives way to a private copy (rule 9); see ram.pxd for `new` NULL."""
     cdef machine_t* m = <machine_t*>machine
     cdef pt_t* pt
     if old == NULL:
@@ -303,11 +303,18 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
     drop_frame(m, old, DROP_ALL)
     if old.code != NULL:
         m.leave = 1  # the running block may be the old frame's
+    if new == NULL:
+        # What is written next goes behind everyone's back: entries of a page table may change too.
+        if old.flags & FRAME_PT:
+            drop_all(m)
+            m.leave = 1
+        return
     if old.flags & FRAME_PT and old.pt != NULL:
         # The copy has the same entries, so what was derived from the old frame now stands on the new one.
         pt = m.mem.pt_of(new)
         if pt == NULL:
             drop_all(m)
+            m.leave = 1
             return
         memcpy(pt, old.pt, sizeof(pt_t))
         flag_set(&new.flags, FRAME_PT)
@@ -377,6 +384,7 @@ cdef void pt_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size
                 drop_range(m, pt.va, 21, pt.bits)
             else:
                 drop_all(m)
+            m.leave = 1
         pt_forget(frame)
         return
     for slot in range(offset >> 3, ((offset + size - 1) >> 3) + 1):
@@ -384,6 +392,9 @@ cdef void pt_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size
         if not pt.used[slot >> 6] & bit:
             continue
         pte = (<uint64_t*>frame.bytes)[slot]
+        # The running block may lie in a page that goes: only a leaf that is not executable can't have led to it.
+        if pt.level or pte & PTE_X or pt.where != 1:
+            m.leave = 1
         if pt.where != 1:
             drop_all(m)
             pt_forget(frame)

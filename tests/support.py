@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pyvirt._device_clint import ClintRegs
 from pyvirt._hart import Core, Hart
 from pyvirt._memory import Ram, Root
 from pyvirt.asm import Assembled, asm
 from pyvirt.regnames import X_NAMES
 
 BASE = 0x8000_0000
+CLINT = 0x200_0000
 EXTS = (1 << 28) - 1 & ~(1 << 19)  # everything but the hypervisor extension
 V, R, W, X, U, G, A, D = (1 << i for i in range(8))
 N = 1 << 63
@@ -122,6 +124,14 @@ class Bare:
         if value is not None:
             self.core.mem_write(pa, value.to_bytes(8, "little"))
         return int.from_bytes(self.core.mem_read(pa, 8), "little")
+
+    def clint(self) -> None:
+        """Map a CLINT at CLINT, wired to every hart."""
+        regs = ClintRegs(self.core.harts)
+        regs.connect_clock(self.core.clock())
+        for i in range(self.core.harts):
+            regs.connect_line(i, self.core.irq_line(i, 3))
+        self.core.map(CLINT, 0x1_0000, regs)
 
     def open_pmp(self) -> None:
         """Let S and U reach everything."""
