@@ -390,7 +390,7 @@ cdef ram_status_t own_slow(ram_t* ram, uint64_t index, frame_t** out, bint anew)
     if old != NULL:
         memcpy(new.bytes, old.bytes, PAGE)
     if ram.replaced != NULL:
-        ram.replaced(ram.listener, index + (ram.base >> PAGE_BITS), old, new)
+        ram.replaced(ram.listener, index + (ram.base >> PAGE_BITS), old, NULL if anew else new)
     slot[0] = new
     ram.owned += charged
     ram.resident += old == NULL

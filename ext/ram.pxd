@@ -71,7 +71,8 @@ cdef struct ram_t:
     uint64_t owned      # frames in its tree that it allocated itself: what `limit` bounds
     int64_t fail_after  # fault injection: allocations until one fails, negative for never
     # Told before a shared frame is replaced by a private copy, so that its translations are dropped (rule 9). `old` is
-    # NULL where the page was absent: whoever maps a page of zeros for reading drops that.
+    # NULL where the page was absent: whoever maps a page of zeros for reading drops that. `new` is NULL when the copy is
+    # about to be written without a word to the listener: then what was derived from the content goes as well.
     void* listener
     void (*replaced)(void* listener, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
     # Frames replaced while a hart may still run their code wait here until no op pointer is live.
