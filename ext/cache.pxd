@@ -234,6 +234,7 @@ cdef struct machine_t:
     int stop                # stop_t, set where it happens
     int request             # set from any thread
     uint32_t core           # 0 threaded, 1 switch
+    hart_t* inside          # the hart whose slice runs now, or NULL
     uint64_t trim           # a page with much dead code, to be thrown away when no op pointer is live, or 0
     uint64_t stop_addr      # what the stop is about: the address of a refused access
     uint64_t limit

@@ -77,12 +77,12 @@ cdef extern from *:
     #define MEDELEG_H 0xf00400ULL
     #define MENVCFG_MASK 0xe0000000000000f1ULL
     #define SENVCFG_MASK 0xf1ULL
-    #define MISA_VALUE 0x800000000014112dULL
+    #define MXL_64 0x8000000000000000ULL
     #define PMPADDR_MASK 0x003fffffffffffffULL
     #define CSR_ALL 0xffffffffffffffffULL
     """
     const uint64_t MSTATUS_WRITABLE, SSTATUS_WRITABLE, SSTATUS_READABLE, MSTATUS_FIXED
-    const uint64_t MEDELEG_MASK, SINTERRUPTS, MINTERRUPTS, MENVCFG_MASK, SENVCFG_MASK, MISA_VALUE
+    const uint64_t MEDELEG_MASK, SINTERRUPTS, MINTERRUPTS, MENVCFG_MASK, SENVCFG_MASK, MXL_64
     const uint64_t PMPADDR_MASK, CSR_ALL, VSINTERRUPTS, HINTERRUPTS, HSTATUS_WRITABLE, HEDELEG_MASK, MEDELEG_H
 
 
@@ -132,7 +132,7 @@ cdef void build_table() noexcept nogil:
     row(CSR_MHARTID, HARTID, NULL, 0, 0)
     row(CSR_MCONFIGPTR, ZERO, NULL, 0, 0)
     row(CSR_MSTATUS, STATUS, NULL, 0, 0)
-    row(CSR_MISA, MISA_REG, NULL, MISA_VALUE, 0)
+    row(CSR_MISA, MISA_REG, NULL, 0, 0)
     row(CSR_MEDELEG, DELEG, &s.medeleg, MEDELEG_MASK, smode)
     row(CSR_MIDELEG, MIDELEG_REG, &s.mideleg, SINTERRUPTS, smode)
     row(CSR_MIE, MIE_ALL, &s.mie, MINTERRUPTS, 0)
@@ -304,6 +304,14 @@ cdef uint64_t counter_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value
     return 0
 
 
+cdef uint64_t misa(uint64_t exts) noexcept nogil:
+    """Return misa: a bit per single-letter extension; writes change nothing."""
+    cdef uint64_t v = MXL_64 | <uint64_t>1 << 8
+    v |= (exts >> EXT_A & 1) | (exts >> EXT_C & 1) << 2 | (exts >> EXT_D & 1) << 3 | (exts >> EXT_F & 1) << 5
+    v |= (exts >> EXT_H & 1) << 7 | (exts >> EXT_M & 1) << 12
+    return v | (exts >> EXT_S & 1) << 18 | (exts >> EXT_U & 1) << 20
+
+
 cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
     """Read a CSR whose row exists; `left` is the budget at the instruction. Returns 0, or the cause it is refused with."""
     cdef csr_row_t* r = &table[csr]
@@ -319,7 +327,7 @@ cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) no
     elif special == ZERO:
         value[0] = r.mask
     elif special == MISA_REG:
-        value[0] = r.mask | (0x80 if h.m.exts >> EXT_H & 1 else 0)
+        value[0] = misa(h.m.exts)
     elif special == FCSR_PART:
         if h.fp_mode == 0:
             return CAUSE_ILLEGAL
@@ -673,13 +681,24 @@ cdef int csr_op(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept n
     return st
 
 
+cdef int64_t left_outside(hart_t* h) noexcept nogil:
+    """Return the budget left as seen from outside the guest, making what it is left of agree with the clock."""
+    if h.m.inside == h:
+        return <int64_t>(h.icount_end - h.m.clock.icount)  # a device's register is being accessed
+    h.icount_end = h.m.clock.icount
+    h.count_end = h.s.count
+    return 0
+
+
 cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
     """Read a CSR from outside the guest, with machine privilege; 0 when it does not exist."""
     cdef uint8_t priv = h.s.priv
+    cdef uint64_t saved
     cdef int ok
     if not exists(h, csr):
         return 0
     h.s.priv = PRIV_M
+    saved = fp_enter(h.s.frm)  # the host's own flags are none of the guest's
     if table[csr].special == FCSR_PART:
         if csr == CSR_FFLAGS:
             value[0] = h.s.fflags
@@ -689,7 +708,8 @@ cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
             value[0] = h.s.fflags | <uint64_t>h.s.frm << 5
         ok = 1
     else:
-        ok = csr_get(h, csr, 0, value) == 0
+        ok = csr_get(h, csr, left_outside(h), value) == 0
+    fp_leave(saved)
     h.s.priv = priv
     return ok
 
@@ -702,7 +722,7 @@ cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
         return 0
     h.s.priv = PRIV_M
     saved = fp_enter(h.s.frm)
-    csr_set(h, csr, 1, value)
+    csr_set(h, csr, left_outside(h) + 1, value)
     fp_clear()
     fp_leave(saved)
     h.s.priv = priv

@@ -78,17 +78,13 @@ def choose_core() -> tuple[str, str]:
 
 # ---- time -------------------------------------------------------------------------------------------------------
 cdef uint64_t icount_of(machine_t* m, uint64_t ticks) noexcept nogil:
-    """Return the first icount at which time has reached `ticks`; NEVER when that is beyond counting."""
-    cdef uint64_t t
-    if m.clock.time_offset >= 0:
-        t = ticks - <uint64_t>m.clock.time_offset if ticks > <uint64_t>m.clock.time_offset else 0
-    else:
-        t = ticks + <uint64_t>(-m.clock.time_offset)
-        if t < ticks:
-            return NEVER
-    if t >= NEVER // m.ratio:
+    """Return the first icount from now on at which time has reached `ticks`; NEVER when that is beyond counting."""
+    cdef uint64_t now = time_at(m, m.clock.icount), t = m.clock.icount // m.ratio
+    if now >= ticks:
+        return m.clock.icount
+    if ticks - now >= NEVER // m.ratio - t:
         return NEVER
-    return t * m.ratio
+    return (t + (ticks - now)) * m.ratio
 
 
 cdef uint64_t next_event(hart_t* h) noexcept nogil:
@@ -165,6 +161,7 @@ cdef void hart_run(hart_t* h, int64_t budget) noexcept nogil:
     cdef op_t* op
     cdef jump_t* j
     cdef int64_t reserve = BLOCK_MAX if m.core == 0 else 0
+    m.inside = h
     h.icount_end = m.clock.icount + <uint64_t>budget
     h.count_end = h.s.count + <uint64_t>budget
     h.n = budget
@@ -185,8 +182,12 @@ cdef void hart_run(hart_t* h, int64_t budget) noexcept nogil:
             h.n += reserve
         else:
             api.run_switch(h, op, budget)
-    m.clock.icount = h.icount_end - <uint64_t>h.n
-    h.s.count = h.count_end - <uint64_t>h.n
+    h.icount_end -= <uint64_t>h.n
+    h.count_end -= <uint64_t>h.n
+    h.n = 0
+    m.clock.icount = h.icount_end
+    h.s.count = h.count_end
+    m.inside = NULL
 
 
 cdef void machine_run(machine_t* m) noexcept nogil:
@@ -228,6 +229,8 @@ cdef void machine_run(machine_t* m) noexcept nogil:
                 break
             api.irq(h)
         budget = m.limit - m.clock.icount
+        if budget == 0:
+            continue  # time jumped to the limit: not even an attempt to fetch is left
         when = next_event(h)
         if when - m.clock.icount < budget:
             budget = when - m.clock.icount
@@ -388,7 +391,7 @@ cdef class Core:
 
     def __dealloc__(self):
         cdef uint32_t i
-        if self.m.ram != NULL:
+        if self.m.ram != NULL and self.m.ram.listener == &self.m:
             self.m.ram.listener = NULL
             self.m.ram.replaced = NULL
             self.m.ram.evict = NULL
