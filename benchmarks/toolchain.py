@@ -20,12 +20,12 @@ COMMON = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fwrapv", "-ffp-c
 TARGET = ("-mcmodel=medany", "-ffreestanding", "-fno-pic", "-nostdlib", "-static", "-T", str(HERE / "programs/link.ld"))
 GCC = ("-march=rv64gc", "-mabi=lp64d", "-fno-tree-loop-distribute-patterns", "-Wl,--no-warn-rwx-segments", "-lgcc")
 ZIG = ("-target", "riscv64-freestanding-none", "-mcpu=baseline_rv64", "-mabi=lp64d", "-fno-builtin",
-       "-fno-sanitize=all", "-Wl,--no-relax")
+       "-fno-sanitize=all")
 COMPILERS = ("gcc", "zig")
 
 
 class ToolMissing(RuntimeError):
-    """A compiler is not installed."""
+    """A compiler is not installed, or does not compile the programs."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Toolchain:
         line = [*command, *map(str, sources), *libraries, "-o", str(aside)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=600)
         if done.returncode:
-            raise RuntimeError(f"{shlex.join(line)}\n{done.stdout}{done.stderr}")
+            raise ToolMissing(f"{shlex.join(line)}\n{done.stdout}{done.stderr}")
         aside.replace(target)
         return target
 
