@@ -298,6 +298,7 @@ cdef struct core_api_t:
     int (*csr_read)(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil
     int (*csr_write)(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil
     uint64_t (*mip)(hart_t* h, uint64_t icount) noexcept nogil
+    const char* (*state_wrong)(hart_t* h, uint32_t* csr) noexcept nogil
     void (*status_changed)(hart_t* h) noexcept nogil
     void (*pmp_changed)(hart_t* h) noexcept nogil
     void (*fp_begin)(hart_t* h) noexcept nogil

@@ -14,7 +14,7 @@ from libc.string cimport memset
 from arch cimport *
 from cache cimport *
 from fpenv cimport fp_clear, fp_enter, fp_harvest, fp_leave, fp_set_rounding
-from state cimport PMP_ENTRIES, hart_state_t
+from state cimport HSM_STARTED, HSM_STOPPED, HSM_SUSPENDED, PMP_ENTRIES, STATE_VERSION, hart_state_t
 
 
 cdef enum special_t:
@@ -87,9 +87,15 @@ cdef extern from *:
 
 
 cdef csr_row_t table[4096]
+cdef uint16_t stored[128]       # the CSRs that are words of hart_state_t
+cdef int nstored = 0
 
 
 cdef void row(int csr, int special, uint64_t* where, uint64_t mask, uint64_t exts) noexcept nogil:
+    global nstored
+    if where != NULL:
+        stored[nstored] = <uint16_t>csr
+        nstored += 1
     table[csr].present = 1
     table[csr].special = <uint8_t>special
     table[csr].offset = <uint16_t><uint64_t>where
@@ -730,7 +736,81 @@ cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
     return 1
 
 
+# ---- states from outside ----------------------------------------------------------------------------------------
+cdef int holds(hart_t* h, uint32_t csr, uint64_t* where) noexcept nogil:
+    """Say whether a CSR can hold what it does: whether writing it over zeros makes just that."""
+    cdef uint64_t value = where[0]
+    if value == 0 or csr == CSR_STIMECMP or csr == CSR_VSTIMECMP:
+        return 1
+    if csr == CSR_MCOUNTINHIBIT:
+        return value & ~<uint64_t>5 == 0
+    if csr == CSR_HGEIP:
+        return value & ~((<uint64_t>2 << h.m.geilen) - 2) == 0
+    where[0] = 0
+    if exists(h, csr):
+        csr_set(h, csr, 1, value)
+    return where[0] == value
+
+
+cdef const char* hart_wrong(hart_t* h) noexcept nogil:
+    """Return what of the state beside CSRs no hart can be in, or NULL."""
+    cdef hart_state_t* s = &h.s
+    cdef int i
+    if s.version != STATE_VERSION:
+        return "version"
+    if s.pc & 1:
+        return "pc"
+    if s.priv == 2 or s.priv > 3:
+        return "priv"
+    if s.virt > 1 or (s.virt and (s.priv == PRIV_M or not h.m.exts >> EXT_H & 1)):
+        return "virt"
+    if s.waiting > 1 or s.spare or s.sbi_timer > 1:
+        return "waiting"
+    if s.hsm != HSM_STARTED and s.hsm != HSM_STOPPED and s.hsm != HSM_SUSPENDED:
+        return "hsm"
+    if s.frm > 7 or s.fflags > 31:
+        return "fcsr"
+    if s.resv_width and s.resv_width != 4 and s.resv_width != 8:
+        return "resv_width"
+    if s.mip_sw & ~SINTERRUPTS or s.mip_line & ~<uint64_t>(1 << IRQ_MSI | 1 << IRQ_SEI | 1 << IRQ_MEI):
+        return "mip"
+    for i in range(PMP_ENTRIES):
+        if s.pmpcfg[i] & 0x60 or (s.pmpcfg[i] & 3) == 2 or s.pmpaddr[i] & ~PMPADDR_MASK:
+            return "pmp"
+    if s.x[0]:
+        return "x0"
+    return NULL
+
+
+cdef const char* state_wrong(hart_t* h, uint32_t* csr) noexcept nogil:
+    """Return what of h.s no hart can be in, or NULL; "CSR" stands for the one put in `csr`. May spoil h.s then.
+
+    The core relies on WARL rules (alignment of xepc, modes of satp): a state from outside is hostile until it has passed.
+    """
+    cdef hart_state_t* s = &h.s
+    cdef const char* wrong = hart_wrong(h)
+    cdef uint64_t saved
+    cdef int i
+    csr[0] = 0
+    if wrong != NULL:
+        return wrong
+    saved = fp_enter(0)
+    for i in range(nstored):
+        if not holds(h, stored[i], <uint64_t*>(<uint8_t*>s + table[stored[i]].offset)):
+            csr[0] = stored[i]
+    if not holds(h, CSR_MSTATUS, &s.mstatus):
+        csr[0] = CSR_MSTATUS
+    if not holds(h, CSR_VSSTATUS, &s.vsstatus):
+        csr[0] = CSR_VSSTATUS
+    fp_clear()
+    fp_leave(saved)
+    if csr[0]:
+        return "CSR"
+    return NULL
+
+
 cdef void fill_api(core_api_t* api) noexcept nogil:
+    api.state_wrong = state_wrong
     api.csr_op = csr_op
     api.csr_read = csr_read
     api.csr_write = csr_write

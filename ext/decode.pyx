@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from opcodes cimport *
-from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_t
+from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_alone, frame_t
 
 include "decode.pxi"
 
@@ -509,12 +509,14 @@ cdef op_t* link(hart_t* h, op_t* stub) noexcept nogil:
         return NULL
     origin = stub - (stub.rs1 | <int>stub.rs2 << 8)
     # Chunks may lie further apart than an op can say: then the stub is the link.
-    # Chunks may lie further apart than an op can say: then the stub is the link.
     distance = (<int64_t>target - <int64_t>origin) // <int64_t>sizeof(op_t)
     if not -0x7FFFFFFF <= distance <= 0x7FFFFFFF:
         return target
     if origin == stub:
-        # The first op of a dead block: links to the block go on to its successor.
+        # The first op of a dead block: links to the block go on to its successor. It becomes another op by several
+        # stores, so not where another machine may be about to run it.
+        if not frame_alone(code.frame):
+            return target
         origin.fn = h.api.handlers[OP_GOTO]
         origin.cnt = 0
         meta_of(origin).opcode = OP_GOTO

@@ -688,7 +688,10 @@ cdef class Core:
     # -- state
     @property
     def state(self) -> bytes:
-        """The packed state of clock and harts; assigning one of the same size and version restores it."""
+        """The packed state of clock and harts; assigning one of the same size and version restores it.
+
+        ValueError says what of a state no machine can be in; nothing has changed then.
+        """
         cdef uint32_t i
         parts = [(<uint8_t*>&self.m.clock)[:sizeof(clock_state_t)]]
         for i in range(self.m.nharts):
@@ -706,14 +709,29 @@ cdef class Core:
             raise ValueError(f"core state has version {(<const clock_state_t*>at).version}; allowed: {STATE_VERSION}")
         if (<const clock_state_t*>at).current >= self.m.nharts:
             raise ValueError(f"core state has current hart {(<const clock_state_t*>at).current} of {self.m.nharts}")
+        before = self.state
+        self.put_state(at)
+        for i in range(self.m.nharts):
+            wrong = "hartid" if self.m.harts[i].s.hartid != i else self.wrong_state(self.m.harts[i])
+            if wrong is not None:
+                at = before
+                self.put_state(at)
+                raise ValueError(f"core state of hart {i}: no hart can be in a state with this {wrong}")
+
+    cdef str wrong_state(self, hart_t* h):
+        cdef uint32_t csr = 0
+        cdef const char* wrong = api.state_wrong(h, &csr)
+        self.refresh(h)
+        if wrong == NULL:
+            return None
+        return f"CSR {csr:#x}" if csr else wrong.decode()
+
+    cdef void put_state(self, const uint8_t* at) noexcept:
+        cdef uint32_t i
         memcpy(&self.m.clock, at, sizeof(clock_state_t))
         at += sizeof(clock_state_t)
         for i in range(self.m.nharts):
             memcpy(&self.m.harts[i].s, at, sizeof(hart_state_t))
-            self.m.harts[i].s.hartid = i
-            self.m.harts[i].s.priv &= 3
-            if self.m.harts[i].s.priv == 2:
-                self.m.harts[i].s.priv = PRIV_U
             self.m.harts[i].icount_end = self.m.clock.icount
             self.m.harts[i].count_end = self.m.harts[i].s.count
             self.refresh(self.m.harts[i])
