@@ -43,7 +43,7 @@ FAULTS = (
           "h.api.deliver(h, h.fault, h.fault_va, pc)", "h.api.deliver(h, h.fault, pc, pc)", "paging"),
     Fault("stale-translation", "ext/access.pyx", "m.api.pt_stored(m, frame, offset, size)", "pass", "paging"),
     Fault("stale-code", "ext/access.pyx",
-          "frame.flags & FRAME_CODE and m.api.code_stored(m, frame, offset, size)",
+          "frame.flags & FRAME_CODE and m.api.code_stored(m, frame, pa, size)",
           "frame.flags & FRAME_CODE and m.leave", "selfmod"),
     Fault("sc-keeps-reservation", "ext/access.pyx", _SC_END, _SC_END.splitlines(keepends=True)[0], "rows"),
     Fault("timer-before-software", "ext/trap.pyx",
