@@ -97,7 +97,8 @@ def resolve_isa(isa: str | None) -> Isa:
     order = [name for name in _MULTI if name in asked]
     if "c" not in asked:
         # Without it every jump would have to check the alignment of its target.
-        raise ConfigError(f"isa: {isa!r} lacks c, which every machine has; allowed: {isa.replace(letters, letters + 'c', 1)!r}")
+        raise ConfigError(f"isa: {isa!r} lacks c, which every machine has; allowed: "
+                          f"{isa.replace(letters, letters + 'c', 1)!r}")
     exts = 0
     for name in asked.union(_ALWAYS):
         exts |= EXTENSIONS.get(name, 0)  # svade and the translation modes are no bits of the core's
