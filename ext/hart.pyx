@@ -476,7 +476,10 @@ cdef class Core:
             st = api.ram_store(&self.m, pa, &view[0], n)
         if st == ST_STOP:
             self.m.stop, self.m.leave = stop, leave
-            raise MemoryError(f"no memory for the page of {self.m.stop_addr:#x}: memory_limit is {self.m.ram.limit} frames")
+            error = MemoryError(
+                f"no memory for the page of {self.m.stop_addr:#x}: memory_limit is {self.m.ram.limit} frames")
+            error.address = self.m.stop_addr  # a device on the way out makes stop_addr its own register's
+            raise error
         if not self.running:
             self.m.stop, self.m.leave = stop, leave
             self.drain()

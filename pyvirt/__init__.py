@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pyvirt.stop import at as at
     from pyvirt.stop import trap as trap
     from pyvirt.stop import when as when
+    from pyvirt.walk import Walk as Walk
 
 _WHERE = {
     "Config": "config", "Console": "console", "BusFault": "devices.base", "Device": "devices.base",
@@ -61,6 +62,7 @@ _WHERE = {
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
     "Machine": "machine", "Memory": "memory", "Input": "run", "Condition": "stop", "Stop": "stop",
     "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
+    "Walk": "walk",
 }
 
 __version__ = "0.1.0"

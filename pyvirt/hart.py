@@ -20,6 +20,7 @@ from pyvirt.stop import cause_name
 if TYPE_CHECKING:
     from pyvirt._hart import Core
     from pyvirt._hart import Hart as CoreHart
+    from pyvirt.walk import Walk
 
 U64 = (1 << 64) - 1
 PAGE = 4096
@@ -241,14 +242,17 @@ class Hart(Registers):
     _check: Callable[[], None]
     _isa: str
     _symbols: Callable[[], Mapping[str, int]]
+    _walker: Callable[..., Walk]
     _csr: Csrs
     _mem: Memory
-    _PROPERTIES = ("pc", "world", "waiting", "index", "csr", "mem", "count", "state", "registers")
+    _PROPERTIES = ("pc", "world", "waiting", "index", "csr", "mem", "count", "state", "registers",
+                   "isa")
 
     def __init__(self, core: Core, index: int, *, check: Callable[[], None], isa: str,
-                 symbols: Callable[[], Mapping[str, int]]) -> None:
+                 symbols: Callable[[], Mapping[str, int]], walk: Callable[..., Walk]) -> None:
         d = self.__dict__
         d["_the_core"], d["_index"], d["_check"], d["_isa"], d["_symbols"] = core, index, check, isa, symbols
+        d["_walker"] = walk
         d["_view"] = core.hart(index)
         d["_csr"] = Csrs(self)
         d["_mem"] = Memory(_Virtual(self))
@@ -294,6 +298,11 @@ class Hart(Registers):
             raise ConfigError(f"world: {value!r} is not allowed; allowed: {', '.join(map(repr, allowed))}")
         view = self._core_hart
         view.priv, view.virt = allowed[value]
+
+    @property
+    def isa(self) -> str:
+        """The resolved ISA string."""
+        return self._isa
 
     @property
     def _hyp(self) -> bool:
@@ -361,6 +370,19 @@ class Hart(Registers):
         assert isinstance(backend, _Virtual)
         return backend.translate(register_value(va, "va"), (LOAD, STORE, FETCH))
 
+    def walk(self, va: int, *, access: str = "load", world: str | None = None) -> Walk:
+        """Explain a translation step by step, for a "load", "store" or "fetch", in this world or another."""
+        return self._walker(self, register_value(va, "va"), access=access, world=world)
+
+    def in_ram(self, pa: int, n: int) -> bool:
+        """Say whether n bytes at a physical address are RAM."""
+        ram = self._core.ram
+        return ram.base <= pa and pa + n <= ram.base + ram.size
+
+    def physical(self, pa: int, n: int) -> bytes:
+        """Return n bytes of RAM at a physical address."""
+        return self._core.mem_read(pa, n)
+
     def disasm(self, address: int | None = None, count: int = 8) -> Listing:
         """Return `count` instructions from a virtual address on, by default from pc."""
         at = self.pc if address is None else register_value(address, "address")
@@ -391,7 +413,7 @@ class Hart(Registers):
             raise
 
     def __dir__(self) -> list[str]:
-        return [*self._PROPERTIES, "disasm", "translate", *X_REGS, *F_REGS]
+        return [*self._PROPERTIES, "disasm", "translate", "walk", *X_REGS, *F_REGS]
 
     def __repr__(self) -> str:
         try:

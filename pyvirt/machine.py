@@ -28,6 +28,7 @@ from pyvirt.placement import Range
 from pyvirt.run import Input, Runner
 from pyvirt.stop import Condition, Stop, StopReason, condition
 from pyvirt.unpack import Source
+from pyvirt.walk import explain
 
 U64 = (1 << 64) - 1
 
@@ -156,7 +157,7 @@ class Machine:
             regions.append((self._board.placed[0].bases[0], self._board.rom.regions[0].size, "rom", False))
         self._mem = Memory(_Physical(self), regions)
         self._harts = tuple(Hart(self._board.core, index, check=self._check, isa=self._config.isa,
-                                 symbols=lambda: self._symbols) for index in range(self._config.harts))
+                                 symbols=lambda: self._symbols, walk=explain) for index in range(self._config.harts))
         for index in range(self._config.harts):
             self._board.core.hart(index).pc = RAM_BASE if self._board.rom is None else self._board.placed[0].bases[0]
 

@@ -190,9 +190,9 @@ class Runner:
         started = time.perf_counter()
         try:
             status = core.run(target)
-        except MemoryError:
+        except MemoryError as error:
             # A device could not store: its access is not done, and is done again when there is memory.
-            return self.stopped(StopReason.MEMORY, address=core.stop_addr)
+            return self.stopped(StopReason.MEMORY, address=getattr(error, "address", core.stop_addr))
         finally:
             self.collect()
         self._adapt(core.icount - begin, time.perf_counter() - started)

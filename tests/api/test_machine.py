@@ -353,3 +353,63 @@ def test_memory_limit_stops_before_the_store_and_can_be_raised() -> None:
         assert vm.memory_limit == 1 << 20
         assert vm.run().reason is pv.StopReason.IDLE
         assert vm.mem.u64[0x8004_0000] == 7
+
+
+class Reader(Register):
+    """Stores to RAM, as DMA does, when its register is read."""
+
+    def read(self, offset: int, width: int) -> int:
+        assert self._wiring.memory is not None
+        self._wiring.memory.mem_write(0x8004_0000, b"dma")
+        return 1
+
+
+def test_memory_that_dma_lacks_stops_the_machine_too() -> None:
+    text = "li t0, 0x11000000\nlw a0, 0(t0)\nwfi"
+    with pv.Machine(devices=[Reader()], ram="1M", memory_limit="80K").load(pv.asm(text)) as vm:
+        vm.memory_limit = 4096
+        stop = vm.run()
+        assert (stop.reason, stop.address, stop.pc) == (pv.StopReason.MEMORY, 0x8004_0000, RAM_BASE + 4)
+        vm.memory_limit = None
+        assert vm.run().reason is pv.StopReason.IDLE
+        assert (vm.mem[0x8004_0000:0x8004_0003], vm.hart.a0) == (b"dma", 1)
+
+
+TOUCH = """
+        li      s0, 0x80010000
+        li      s1, 0x80090000
+next:   sd      s0, 8(s0)
+        amoadd.d t0, s0, (s0)
+        lr.d    t0, (s0)
+        sc.d    t1, s0, (s0)
+        cbo.zero (s0)
+        li      t2, 0x8000
+        add     s0, s0, t2
+        bltu    s0, s1, next
+        wfi
+"""
+
+
+def test_every_allocation_may_fail_once_and_nothing_shows() -> None:
+    with machine(TOUCH) as vm:
+        vm.run()
+        whole = vm.digest()
+    failures = 0
+    for after in range(40):
+        with machine(TOUCH) as vm:
+            vm._board.ram.fail_after = after
+            while (stop := vm.run()).reason is pv.StopReason.MEMORY:
+                failures += 1
+                vm._board.ram.fail_after = -1
+            assert stop.reason is pv.StopReason.IDLE
+            assert vm.digest() == whole
+    assert failures > 15
+
+
+def test_firmware_of_the_constructor_serves_every_load(tmp_path: Path) -> None:
+    (tmp_path / "fw.bin").write_bytes(pv.asm("j ."))
+    with pv.Machine(ram="16M", firmware=tmp_path / "fw.bin").load(kernel=b"\x13\0\0\0") as vm:
+        assert "fw.bin" in [r.name for r in vm.ranges]
+        assert vm.hart.world == "M"
+    with pv.Machine(ram="16M", firmware=tmp_path / "fw.bin").load(kernel=pv.asm("wfi"), firmware="builtin") as vm:
+        assert vm.hart.world == "HS"
