@@ -495,3 +495,48 @@ def test_a_trap_record_names_the_worlds() -> None:
         assert (stop.trap.world_from, stop.trap.world_to, stop.trap.tval2, stop.trap.gva) == (
             "VS", "HS", 0x2000 >> 2, True)
         assert str(stop.trap).startswith("instruction guest-page fault (cause 0x14) at pc 0x2000")
+
+
+def test_a_clock_set_forward_brings_a_devices_event_at_once() -> None:
+    text = """
+            la      t0, handler
+            csrw    mtvec, t0
+            li      t0, 0x101000
+            lw      s2, 0(t0)
+            lw      s3, 4(t0)
+            li      t1, 100000000       # a tenth of a second from now
+            add     s2, s2, t1
+            sw      s3, 12(t0)
+            sw      s2, 8(t0)
+            li      t1, 1
+            sw      t1, 16(t0)
+            li      t2, 0xc000000
+            sw      t1, 44(t2)          # priority of source 11
+            li      t3, 0xc002000
+            li      t1, 0x800
+            sw      t1, 0(t3)
+            csrw    mie, t1
+            csrsi   mstatus, 8
+            li      t0, 0x200bff8
+            li      t1, 5000000
+            sd      t1, 0(t0)           # half a second has passed
+    next:   j       next
+            .align  2
+    handler: j      handler
+    """
+    seen = set()
+    for step in (1000, 1, 7):
+        with machine(text, board="virt-1") as vm:
+            while vm.icount < 1000:
+                vm.run(instructions=min(step, 1000 - vm.icount))
+            assert vm.hart.pc == vm.symbols["handler"]
+            assert vm.hart.csr.mepc == vm.symbols["next"]
+            seen.add(vm.digest())
+    assert len(seen) == 1
+
+
+def test_every_stop_reads_as_a_sentence() -> None:
+    for reason in StopReason:
+        stop = pv.Stop(reason=reason, pc=0x8000_0000, icount=5)
+        assert str(stop).endswith("at pc 0x80000000, icount 5")
+        assert repr(stop) == f"Stop(reason={reason.name}, pc=0x80000000, icount=5)"
