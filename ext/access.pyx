@@ -115,7 +115,7 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
         order_leave(m, STOP_MEMORY)
         return ST_STOP
     if frame.flags & FRAME_PT:
-        m.api.pt_stored(m, frame, offset, size)
+        m.api.pt_stored(m, frame, pa, data, size)
     if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, pa, size):
         m.leave = 1
     memcpy(frame.bytes + offset, data, size)
@@ -155,6 +155,12 @@ cdef inline void frame_load(machine_t* m, uint64_t pa, void* data, uint32_t size
 
 
 # ---- the slow half of loads and stores --------------------------------------------------------------------------
+cdef inline void access_begin(hart_t* h, op_t* op, uint64_t va) noexcept nogil:
+    h.access_va = va
+    if h.m.fences != NULL:
+        h.access_pc = h.page_va + meta_of(op).off
+
+
 cdef uint64_t transformed(hart_t* h, op_t* op) noexcept nogil:
     """Return what htinst says of the explicit access that op makes ("H", "Transformed Instruction or Pseudoinstruction").
 
@@ -224,7 +230,7 @@ cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nog
 cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
     cdef uint64_t pa
     cdef int st, first
-    h.access_va = va
+    access_begin(h, op, va)
     h.value = 0
     if va & (width - 1):
         first = <int>(4096 - (va & 4095))
@@ -248,7 +254,7 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
     cdef uint64_t pa, pa2 = 0
     cdef int st, first = width
     cdef uint8_t* host
-    h.access_va = va
+    access_begin(h, op, va)
     if va & (width - 1):
         host = cached(h.tlb_w, va, width)
         if host != NULL:
@@ -293,7 +299,7 @@ cdef int atomic_at(hart_t* h, uint64_t va, int width, int acc) noexcept nogil:
 
 
 cdef int access_amo_begin(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
-    h.access_va = va
+    access_begin(h, op, va)
     cdef int st = atomic_at(h, va, width, ACC_STORE)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -307,7 +313,7 @@ cdef int access_amo_end(hart_t* h, op_t* op, int width, uint64_t value, int64_t 
 
 
 cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
-    h.access_va = va
+    access_begin(h, op, va)
     cdef int st = atomic_at(h, va, width, ACC_LOAD)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -320,7 +326,7 @@ cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexc
 
 cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     """Store if the reservation is on this address; an SC gives up the reservation whether it succeeds or not."""
-    h.access_va = va
+    access_begin(h, op, va)
     cdef int st = atomic_at(h, va, width, ACC_STORE)
     if st != ST_OK:
         return finish(h, op, n, st)
@@ -355,7 +361,7 @@ cdef int hyper_part(hart_t* h, uint64_t va, int size, int acc, int hlvx, uint64_
 
 cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64_t n) noexcept nogil:
     cdef uint64_t pa
-    h.access_va = va
+    access_begin(h, op, va)
     cdef int first = width, st = hyper_guard(h, op, n)
     if st != ST_OK:
         return st
@@ -383,7 +389,7 @@ cdef int access_hlv(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64
 
 cdef int access_hsv(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     cdef uint64_t pa, pa2 = 0
-    h.access_va = va
+    access_begin(h, op, va)
     cdef int first = width, st = hyper_guard(h, op, n)
     if st != ST_OK:
         return st

@@ -20,6 +20,7 @@ cdef enum:
     BANKS = 16
     BLOCK_MAX = 64          # instructions in a block; the threaded core may run over its budget by less than this
     CHUNK_OPS = 145
+    FENCES_MAX = 256
 
 
 cdef enum status_t:
@@ -184,6 +185,37 @@ cdef struct trap_record_t:
     uint32_t hart
 
 
+cdef struct change_t:
+    # A store to a page-table entry that fed live translations, until every hart has fenced it.
+    uint64_t at             # physical address of the entry
+    uint64_t old
+    uint64_t new
+    uint64_t va             # first virtual address the entry covers, and how many bytes
+    uint64_t span
+    uint64_t pc             # of the store
+    uint64_t icount
+    uint64_t atp            # the address space it was used in, all ones for several
+    uint64_t waiting        # harts that have not fenced, a bit each
+    int32_t level           # -1: the G-stage's
+    uint32_t hart
+
+
+cdef struct missing_t:
+    change_t change
+    uint64_t use_va
+    uint64_t use_pc
+    uint64_t use_icount
+    uint64_t use_hart
+
+
+cdef struct fences_t:
+    uint32_t nchanges
+    uint32_t nreports
+    uint64_t lost           # changes or reports there was no room for
+    change_t changes[256]
+    missing_t reports[256]
+
+
 cdef struct hart_t:
     tlb_t* tlb_r
     tlb_t* tlb_w
@@ -200,6 +232,7 @@ cdef struct hart_t:
     bank_t* bank_d
     cache_t* cache
     machine_t* m
+    uint64_t access_pc      # of the instruction that stores or walks, kept while fences are checked
     uint64_t access_va      # of the load or store that is being done slowly
     uint64_t slow_pa        # of the atomic between its two halves
     uint64_t fault          # cause of a refused translation
@@ -243,6 +276,7 @@ cdef struct machine_t:
     uint64_t break_from     # icount at which they do not count yet: where the run began
     uint64_t trap_stops[2]  # causes whose delivery ends a run, a bit each: exceptions, interrupts
     uint64_t watch          # pa of an aligned doubleword, stores to which end a run with STOP_NOTIFY, or 1 for none
+    fences_t* fences        # what is known of fences, or NULL: not checked
     uint32_t hyper          # no HS-mode software runs: a trap into HS-mode ends in STOP_HYPER, delivered
     trap_record_t* records  # where traps are written while someone wants them, or NULL
     uint32_t nrecords
@@ -269,8 +303,8 @@ cdef struct core_api_t:
     void (*drop_code)(machine_t* m, code_t* code) noexcept nogil
     int (*fill_data)(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil
     int (*fill_fetch)(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil
-    int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil
-    void (*pt_stored)(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil
+    int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits, uint64_t atp) noexcept nogil
+    void (*pt_stored)(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil
     void (*replaced)(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
     cache_t* (*cache_new)() noexcept nogil
     void (*cache_free)(cache_t* cache) noexcept nogil
@@ -293,6 +327,11 @@ cdef struct core_api_t:
     int (*code_stored)(machine_t* m, frame_t* frame, uint64_t pa, uint32_t size) noexcept nogil
     void (*code_trim)(machine_t* m) noexcept nogil
     void (*code_free)(void* code) noexcept nogil
+    # fence.pyx, while fences are checked
+    void (*fence_changed)(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span, int level, uint64_t atp) noexcept nogil
+    void (*fence_done)(hart_t* h, int opcode, uint64_t address, int all_addresses) noexcept nogil
+    void (*fence_used)(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int ok, uint64_t pa) noexcept nogil
+    fences_t* (*fences_new)() noexcept nogil
     # csr.pyx
     int (*csr_op)(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil
     int (*csr_read)(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil

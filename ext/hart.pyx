@@ -16,10 +16,11 @@ from time import monotonic
 
 from arch cimport *
 from cache cimport *
+from opcodes cimport OP_HFENCE_GVMA, OP_SFENCE_VMA
 from ram cimport RAM_OK, ram_api_t, ram_t
 from state cimport HSM_STARTED, HSM_STOPPED, STATE_VERSION, clock_state_t, hart_state_t
 
-from pyvirt import _access, _bus, _csr, _decode, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
+from pyvirt import _access, _bus, _csr, _decode, _fence, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
 
 
 cdef extern from *:
@@ -44,7 +45,7 @@ cdef const ram_api_t* mem_api
 cdef load_api():
     global mem_api
     memset(&api, 0, sizeof(api))
-    for module in (_tlb, _mmu, _access, _decode, _csr, _trap, _hart_threaded, _hart_switch):
+    for module in (_tlb, _mmu, _access, _decode, _fence, _csr, _trap, _hart_threaded, _hart_switch):
         (<fill_fn>PyCapsule_GetPointer(module.api_capsule(), "pyvirt.fill"))(&api)
     mem_api = <const ram_api_t*>PyCapsule_GetPointer(_memory.api_capsule(), "pyvirt.ram_api_t")
     mem_api.set_code_free(api.code_free)
@@ -403,6 +404,7 @@ cdef class Core:
         free(self.m.regions)
         free(self.m.breaks)
         free(self.m.records)
+        free(self.m.fences)
 
     # -- the bus
     def map(self, uint64_t base, uint64_t size, device) -> None:
@@ -552,6 +554,37 @@ cdef class Core:
     @hyper.setter
     def hyper(self, bint value) -> None:
         self.m.hyper = value
+
+    @property
+    def check_fences(self) -> bool:
+        """Whether the use of translations whose entries changed without a fence is noted; see `take_missing_fences`."""
+        return self.m.fences != NULL
+
+    @check_fences.setter
+    def check_fences(self, bint value) -> None:
+        free(self.m.fences)
+        self.m.fences = NULL
+        if value:
+            self.m.fences = api.fences_new()
+            if self.m.fences == NULL:
+                raise MemoryError()
+
+    def take_missing_fences(self) -> list:
+        """Return and forget the missing fences noted, one tuple each.
+
+        (entry address, old, new, va covered, bytes covered, level (-1: G-stage or used at several places), store pc,
+        store icount, store hart, use va, use pc, use icount, use hart)
+        """
+        cdef uint32_t i
+        cdef missing_t* r
+        found = []
+        if self.m.fences != NULL:
+            for i in range(self.m.fences.nreports):
+                r = &self.m.fences.reports[i]
+                found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.change.level, r.change.pc,
+                              r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount, r.use_hart))
+            self.m.fences.nreports = 0
+        return found
 
     def record_traps(self, uint32_t capacity) -> None:
         """Keep traps and returns from now on, `capacity` at a time (0: none); a run comes back when that many wait."""
@@ -802,6 +835,11 @@ cdef class Hart:
         api.select(self.h)
 
     @property
+    def has_h(self) -> bool:
+        """Whether the hart has the hypervisor extension."""
+        return bool(self.h.m.exts >> EXT_H & 1)
+
+    @property
     def virt(self) -> int:
         """V: 1 in VS and VU."""
         return self.h.s.virt
@@ -853,6 +891,12 @@ cdef class Hart:
             self.h.s.mip_sw |= <uint64_t>1 << IRQ_SSI
         else:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
+
+    def fenced(self) -> None:
+        """Note, while fences are checked, that firmware fenced all addresses of every stage on this hart."""
+        if self.h.m.fences != NULL:
+            api.fence_done(self.h, OP_SFENCE_VMA, 0, 1)
+            api.fence_done(self.h, OP_HFENCE_GVMA, 0, 1)
 
     def sret(self) -> None:
         """Do what sret does in the hart's world: return to where sepc (vsepc in a guest) says."""

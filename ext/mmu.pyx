@@ -264,7 +264,7 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         if st != ST_OK:
             return st
     leaf[0] = pte
-    if not c.quiet and note_g(h, w):
+    if not c.quiet and note_g(h, c, w):
         g.tag = gpa >> 12
         g.hgatp = c.hgatp
         g.pa = pa[0] & PAGE_MASK
@@ -344,19 +344,27 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
     return st
 
 
+cdef void check_fences(hart_t* h, const ctx_t* c, uint64_t va, int acc, int st, walk_t* w) noexcept nogil:
+    cdef int i
+    for i in range(w.depth):
+        h.api.fence_used(h, w.at[i], c.satp, va, acc, st == ST_OK and not c.virt, w.pa)
+    for i in range(w.g_depth):
+        h.api.fence_used(h, w.g_at[i], c.hgatp, va, acc, 0, 0)
+
+
 # ---- what may be cached -----------------------------------------------------------------------------------------
-cdef int note_g(hart_t* h, walk_t* w) noexcept nogil:
+cdef int note_g(hart_t* h, const ctx_t* c, walk_t* w) noexcept nogil:
     """Mark the G-stage slots of a walk as feeding live entries, of no one virtual address."""
     cdef int i
     cdef frame_t* frame
     for i in range(w.g_depth):
         frame = h.m.mem.find(h.m.ram, w.g_at[i] >> 12)
-        if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.g_at[i] & 4095) >> 3, 0, -1, 0):
+        if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.g_at[i] & 4095) >> 3, 0, -1, 0, c.hgatp):
             return 0
     return 1
 
 
-cdef int note_used(hart_t* h, uint64_t va, walk_t* w) noexcept nogil:
+cdef int note_used(hart_t* h, const ctx_t* c, uint64_t va, walk_t* w) noexcept nogil:
     """Mark the page-table slots of a walk as feeding a live entry.
 
     Frames are looked up again: making the target writable may have replaced one of them.
@@ -365,9 +373,9 @@ cdef int note_used(hart_t* h, uint64_t va, walk_t* w) noexcept nogil:
     cdef frame_t* frame
     for i in range(w.depth):
         frame = h.m.mem.find(h.m.ram, w.at[i] >> 12)
-        if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.at[i] & 4095) >> 3, va, w.levels[i], w.bits):
+        if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.at[i] & 4095) >> 3, va, w.levels[i], w.bits, c.satp):
             return 0
-    return note_g(h, w)
+    return note_g(h, c, w)
 
 
 cdef inline void ctx_of(const bank_t* bank, ctx_t* c) noexcept nogil:
@@ -391,6 +399,8 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
     cdef machine_t* m = h.m
     ctx_of(h.bank_d, &c)
     st = walk(h, &c, va, acc, &w)
+    if h.m.fences != NULL:
+        check_fences(h, &c, va, acc, st, &w)
     if st != ST_OK:
         return st
     pa[0] = w.pa
@@ -405,11 +415,11 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
             m.stop_addr = w.pa
             order_leave(m, STOP_MEMORY)
             return ST_STOP
-        if w.readable and pmp_page(h, w.pa, ACC_LOAD, c.priv) == PAGE_WHOLE and note_used(h, va, &w):
+        if w.readable and pmp_page(h, w.pa, ACC_LOAD, c.priv) == PAGE_WHOLE and note_used(h, &c, va, &w):
             m.api.fill_data(h, va, frame, w.writable and (w.pa ^ m.watch) & PAGE_MASK != 0)
         return ST_OK
     frame = m.mem.find(m.ram, w.pa >> 12)
-    if frame != NULL and note_used(h, va, &w):
+    if frame != NULL and note_used(h, &c, va, &w):
         m.api.fill_data(h, va, frame, 0)
     return ST_OK
 
@@ -450,6 +460,9 @@ cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
         return ST_OK
     ctx_of(h.bank_x, &c)
     st = walk(h, &c, va, ACC_FETCH, &w)
+    if h.m.fences != NULL:
+        h.access_pc = va
+        check_fences(h, &c, va, ACC_FETCH, st, &w)
     if st != ST_OK:
         return st
     whole = pmp_page(h, w.pa, ACC_FETCH, c.priv)
@@ -459,7 +472,7 @@ cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
     if whole == PAGE_PARTS or not in_ram(h.m, w.pa & PAGE_MASK, PAGE_SIZE):
         return ST_LEAVE
     frame = h.m.mem.find(h.m.ram, w.pa >> 12)
-    if frame == NULL or not note_used(h, va, &w):
+    if frame == NULL or not note_used(h, &c, va, &w):
         return ST_LEAVE
     h.m.api.fill_fetch(h, va, frame)
     found[0] = frame

@@ -34,6 +34,7 @@ cdef struct pt_t:
     uint64_t va         # first virtual address its slots cover, when `where` is 1
     uint8_t level       # level of its entries: 0 maps pages
     uint8_t bits        # virtual address bits of the mode (39, 48, 57)
+    uint64_t atp        # the satp, vsatp or hgatp it was used under; all ones: several
     uint8_t where       # 0 never used, 1 at one place (va, level), 2 at several: drop everything
     uint32_t stores     # slow stores since the last new use: many mean it became data
 

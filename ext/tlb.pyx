@@ -325,7 +325,7 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
 cdef uint32_t pt_lock = 0
 
 
-cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits) noexcept nogil:
+cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits, uint64_t atp) noexcept nogil:
     """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached.
 
     A level of -1 is the G-stage's: its entries feed translations of addresses that it does not know.
@@ -338,14 +338,18 @@ cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int l
             return 0
     cover = 0 if level < 0 else ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
     if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and (
-            pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)):
+            pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)) and (
+            pt.atp == atp or pt.atp == ~<uint64_t>0):
         return 1
     spin_lock(&pt_lock)
     if not frame.flags & FRAME_PT:
         memset(&pt.used[0], 0, sizeof(pt.used))
         pt.where = 0
+        pt.atp = atp
         drop_frame(m, frame, DROP_W)
         flag_set(&frame.flags, FRAME_PT)
+    if pt.atp != atp:
+        pt.atp = ~<uint64_t>0
     if level < 0:
         pt.where = 2
     elif pt.where == 0:
@@ -368,12 +372,37 @@ cdef void pt_forget(frame_t* frame) noexcept nogil:
     frame.flags &= ~<uint32_t>FRAME_PT
 
 
-cdef void pt_stored(machine_t* m, frame_t* frame, uint32_t offset, uint32_t size) noexcept nogil:
-    """Drop what was derived from the slots that [offset, offset + size) touches; called before the bytes change."""
+cdef void fence_note(machine_t* m, frame_t* frame, uint64_t pa, const uint8_t* data, uint32_t size) noexcept nogil:
+    """Tell the check of fences which used slots a store changes, and to what."""
     cdef pt_t* pt = frame.pt
-    cdef uint32_t slot
+    cdef uint32_t slot, k, offset = pa & 4095
+    cdef uint64_t old, new, va, span
+    for slot in range(offset >> 3, ((offset + size - 1) >> 3) + 1):
+        if not pt.used[slot >> 6] >> (slot & 63) & 1:
+            continue
+        old = new = (<uint64_t*>frame.bytes)[slot]
+        for k in range(8):
+            if offset <= slot * 8 + k < offset + size:
+                (<uint8_t*>&new)[k] = data[slot * 8 + k - offset]
+        if old == new:
+            continue
+        va, span = 0, 0
+        if pt.where == 1:
+            span = <uint64_t>1 << (12 + 9 * pt.level)
+            va = pt.va | slot * span
+            va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
+        m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span, pt.level if pt.where == 1 else -1,
+                             pt.atp)
+
+
+cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil:
+    """Drop what was derived from the slots that a store of `data` at pa touches; called before the bytes change."""
+    cdef pt_t* pt = frame.pt
+    cdef uint32_t slot, offset = pa & 4095
     cdef int i, shift
     cdef uint64_t bit, va, pte, live = 0
+    if m.fences != NULL:
+        fence_note(m, frame, pa, <const uint8_t*>data, size)
     pt.stores += 1
     if pt.stores > PT_STORES_MAX:
         # It goes on being written: a page table no longer. Its write entry may come back.

@@ -310,6 +310,8 @@ cdef int sys(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:
         h.s.pc = pc + 4
         return ST_LEAVE
     # Fences: translation behaves as if every access walked, so there is nothing to flush.
+    if h.m.fences != NULL and opcode not in (OP_SFENCE_W_INVAL, OP_SFENCE_INVAL_IR):
+        h.api.fence_done(h, opcode, x[op.rs1], op.rs1 == 0)
     return ST_OK
 
 

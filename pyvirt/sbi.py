@@ -153,9 +153,15 @@ class Sbi:
 
     def _rfence(self, hart: Hart, function: int, args: list[int]) -> Answer:
         # Translation behaves as if every access walked, and new code is visible at once: no hart has anything to flush.
-        if function > 2:
+        # Functions 3 to 6 are the hypervisor's fences.
+        if function > (6 if hart.has_h else 2):
             return NOT_SUPPORTED, 0
-        return (INVALID_PARAM, 0) if self._targets(args[0], args[1]) is None else (SUCCESS, 0)
+        targets = self._targets(args[0], args[1])
+        if targets is None:
+            return INVALID_PARAM, 0
+        for target in targets:
+            target.fenced()
+        return SUCCESS, 0
 
     # -- HSM [9]
     def _hsm(self, hart: Hart, function: int, args: list[int]) -> Answer:
