@@ -240,10 +240,10 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         at = base + slot * 8
         if not read_pte(h, at, &pte):
             return refuse(h, c, access_fault(acc), va)
-        if malformed(m, pte, h.s.menvcfg & ENVCFG_PBMTE):
-            return g_refuse(h, c, acc, va, gpa, inst)
         w.g_at[w.g_depth] = at
         w.g_depth += 1
+        if malformed(m, pte, h.s.menvcfg & ENVCFG_PBMTE):
+            return g_refuse(h, c, acc, va, gpa, inst)
         if pte & (PTE_R | PTE_X):
             break
         if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
@@ -299,11 +299,11 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
                     return st
             if not read_pte(h, at, &pte):
                 return refuse(h, c, access_fault(acc), va)
-            if malformed(m, pte, pbmte):
-                return refuse(h, c, page_fault(acc), va)
             w.at[w.depth] = at
             w.levels[w.depth] = level
             w.depth += 1
+            if malformed(m, pte, pbmte):
+                return refuse(h, c, page_fault(acc), va)
             if pte & (PTE_R | PTE_X):
                 break
             # A pointer: A, D, U and the page attributes are reserved in it.
@@ -350,6 +350,8 @@ cdef void check_fences(hart_t* h, const ctx_t* c, uint64_t va, int acc, int st, 
         h.api.fence_used(h, w.at[i], c.satp, va, acc, st == ST_OK and not c.virt, w.pa)
     for i in range(w.g_depth):
         h.api.fence_used(h, w.g_at[i], c.hgatp, va, acc, 0, 0)
+    if st == ST_OK:
+        note_used(h, c, va, w)  # also what is not cached here, as other machines would cache it
 
 
 # ---- what may be cached -----------------------------------------------------------------------------------------
