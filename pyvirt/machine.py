@@ -22,6 +22,8 @@ from pyvirt.digest import DiskDigests, machine_digest
 from pyvirt.disk import Disk
 from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached
 from pyvirt.fdt import Placed
+from pyvirt.fences import MissingFence
+from pyvirt.fences import take as take_fences
 from pyvirt.hart import Hart
 from pyvirt.memory import Memory
 from pyvirt.placement import Range
@@ -109,7 +111,8 @@ class Machine:
     "virt-1" or "bare" (no devices). `firmware` is "builtin" or an M-mode image. `core` picks "threaded" or "switch";
     `memory_limit` bounds the host memory of the guest's RAM. `clock="host"` lets time follow the host's, logged in
     `inputs`; the default counts instructions, 100 for each tick of 10 MHz. `seed` decides the guest's entropy.
-    `echo=True` copies the console to stdout, `log=` to a file.
+    `fences="check"` notes in `missing_fences` every use of a translation whose page-table entry changed without the fence
+    that the manual asks for. `echo=True` copies the console to stdout, `log=` to a file.
 
     Raises ConfigError naming the option, what was found and what is allowed.
 
@@ -124,7 +127,7 @@ class Machine:
                  disks: Sequence[str | os.PathLike[str] | Disk] = (), devices: Sequence[Device | Placed] = (),
                  board: str = "virt-1", firmware: str | os.PathLike[str] | bytes = "builtin", core: str | None = None,
                  memory_limit: SupportsIndex | str | None = None, clock: str = "virtual", seed: int = 0,
-                 echo: Any = False, log: str | os.PathLike[str] | None = None) -> None:
+                 fences: str = "off", echo: Any = False, log: str | os.PathLike[str] | None = None) -> None:
         self._closed = False
         self._lock = threading.Lock()
         self._runner_thread: int | None = None
@@ -133,6 +136,7 @@ class Machine:
         choice(board, name="board", allowed=BOARDS)
         choice(clock, name="clock", allowed=("virtual", "host"))
         choice(core, name="core", allowed=(None, "threaded", "switch"))
+        choice(fences, name="fences", allowed=("off", "check"))
         self._config = Config(
             board=board, isa=resolve_isa(isa).string, harts=integer(harts, name="harts", low=1, high=HARTS_MAX),
             ram=parse_size(ram, name="ram", low=RAM_MIN, high=RAM_MAX, multiple=RAM_MIN), clock=clock,
@@ -148,6 +152,8 @@ class Machine:
             opened = [self._open_disk(disk) for disk in self._sequence(disks, "disks")]
             self._board = Board(self._config, disks=opened, devices=devices, memory_limit=limit, core=core,
                                 on_exit=lambda kind, code: self._runner.on_exit(kind, code))
+            self._board.core.check_fences = fences == "check"
+            self._missing_fences: list[MissingFence] = []
             self._runner = Runner(self._board, self.console)
         except BaseException:
             self._release()
@@ -182,6 +188,13 @@ class Machine:
         opened = Disk(disk)
         self._own_disks.append(opened)
         return opened
+
+    @property
+    def missing_fences(self) -> list[MissingFence]:
+        """What a machine with fences="check" has noted, oldest first; at most 256 between two looks, 10,000 in all."""
+        self._missing_fences += take_fences(self._parts().core)
+        del self._missing_fences[10_000:]
+        return list(self._missing_fences)
 
     # -- who may touch it, and when
     def _check(self) -> None:

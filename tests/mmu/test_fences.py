@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+import pyvirt as pv
 from tests.support import BASE, HANDLER, RW, RWX, Bare, PageTables, pte
 
 TABLES = BASE + 0x8_0000
@@ -88,3 +89,28 @@ def test_checking_changes_nothing_a_guest_can_notice() -> None:
     plain.set(s0=VA, s1=entry, s2=pte(TWO, RW))
     assert plain.core.run(10_000) == "idle"
     assert plain.digest() == checked.digest()
+
+
+def test_a_machine_shows_what_is_missing() -> None:
+    with pv.Machine(board="bare", ram="1M", fences="check") as vm:
+        program = PROGRAM.format(fence="nop", fence_before="nop", use="ld")
+        vm.load(pv.asm(program))
+        symbols = pv.asm(program).symbols
+        root, middle, leaf = TABLES, TABLES + 0x1000, TABLES + 0x2000
+        entries = {root + 16: pte(BASE, RWX), root + 8: pte(middle, 1), middle: pte(leaf, 1), leaf: pte(ONE, RW)}
+        for at, entry in entries.items():
+            vm.mem.u64[at] = entry
+        vm.hart.csr.pmpaddr0, vm.hart.csr.pmpcfg0 = (1 << 54) - 1, 0x1F
+        vm.hart.csr.satp = 8 << 60 | root >> 12
+        vm.hart.world, vm.hart.pc = "HS", symbols["start"]
+        vm.hart.s0, vm.hart.s1, vm.hart.s2 = VA, leaf, pte(TWO, RW)
+        vm.run(instructions=100)
+        [missing] = vm.missing_fences
+        assert (missing.level, missing.va, missing.use_pc) == (0, VA, symbols["use"])
+        assert "unfenced for 0x40000000" in str(missing)
+        assert vm.missing_fences == [missing]
+
+
+def test_the_option_is_checked() -> None:
+    with pytest.raises(pv.ConfigError, match=r"fences: 'chek' is not allowed.*'check'"):
+        pv.Machine(fences="chek")

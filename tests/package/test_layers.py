@@ -22,7 +22,7 @@ RANKS = [
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
-     "config", "csrfields", "regattrs", "stop"},
+     "config", "csrfields", "fences", "regattrs", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
     {"snapshot", "walk", "sbi", "htif", "digest"},
