@@ -6,8 +6,10 @@ the oracle of the random programs: `Edits` writes the program in assembly and ex
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 
+from pyvirt.asm import Assembled, asm
 from tests.support import BASE, HANDLER, MODES, A, Bare, D, N, PageTables, R, U, V, Variant, W, X, pte
 
 SIZE = 1 << 20
@@ -143,7 +145,7 @@ class Edits:
 
     def start(self) -> Model:
         """Return the model at the program's start."""
-        ram = bytearray(self.make(Variant()).core.mem_read(BASE, SIZE))
+        ram = bytearray(self.machine(Variant(), self.program if self.lines else HANDLER).core.mem_read(BASE, SIZE))
         return Model(ram, sv=self.sv, satp=MODES[self.sv] << 60 | self.roots[0] >> 12, adue=self.adue)
 
     # ---- choices
@@ -250,16 +252,21 @@ class Edits:
                 "sb t1, 7(t0)"]
 
     # ---- the machine and the model
-    def text(self) -> str:
-        """Return the program."""
-        return "\n".join([
+    @functools.cached_property
+    def program(self) -> Assembled:
+        """The program, once its steps are made."""
+        return asm("\n".join([
             f"li s1, {self.passes}", f"li s0, {LOG}", "again:", *self.lines, "addi s0, s0, 1600", "addi s1, s1, -1",
             "beqz s1, end", "j again", "end: ecall", HANDLER,
-        ])
+        ]), at=CODE)
 
     def make(self, variant: Variant) -> Bare:
         """Return a machine with the program, its tables as they are at the start."""
-        bare = Bare(self.text(), size=SIZE, variant=variant, at=CODE)
+        return self.machine(variant, self.program)
+
+    def machine(self, variant: Variant, program: Assembled | str) -> Bare:
+        """Return a machine with the program, its tables as they are at the start."""
+        bare = Bare(program, size=SIZE, variant=variant, at=CODE)
         for root in self.roots:
             if self.sv > 39:
                 upper = PageTables(bare, sv=self.sv, start=BASE + 0x7_0000 + 0x4000 * self.roots.index(root))

@@ -1,4 +1,4 @@
-"""Ram.write to a page of live page tables: what was derived from its entries goes, though no store of the guest did it."""
+"""Ram.write to a page of live page tables: what was derived from its entries goes, though the guest stored nothing."""
 from __future__ import annotations
 
 import pytest

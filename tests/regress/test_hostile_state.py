@@ -31,7 +31,8 @@ def test_wrong_sizes_and_versions() -> None:
 
 
 def test_every_bit_is_kept_or_refused_and_no_run_crashes() -> None:
-    bare = Bare("start: addi a0, a0, 1\n ld a1, 0(sp)\n sd a1, 0(gp)\n csrr a2, sstatus\n ecall\n j start", size=1 << 14)
+    text = "start: addi a0, a0, 1\n ld a1, 0(sp)\n sd a1, 0(gp)\n csrr a2, sstatus\n ecall\n j start"
+    bare = Bare(text, size=1 << 14)
     bare.core.run(200)
     state, digest = bare.core.state, bare.digest()
     refused = 0
