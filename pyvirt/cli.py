@@ -24,8 +24,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import pyvirt
-from pyvirt import doctor as doctor_checks
-from pyvirt import loader, pull
+from pyvirt import loader
 from pyvirt.disk import Disk
 from pyvirt.errors import ConfigError, HostError, LoadError, PyvirtError
 from pyvirt.machine import Machine
@@ -221,6 +220,8 @@ def _guest(program: str | None, kernel: str | None, initrd: str | None, append: 
 
 
 def _debian(kernel: str | None, initrd: str | None, append: str, firmware: str, dtb: str | None) -> Guest:
+    from pyvirt import pull  # only those who ask for it wait for it: pull and doctor double the start
+
     found = pull.cached()
     if found is None:
         raise ConfigError(f"debian: no guest is cached in {pull.cache_dir()}; run `pyvirt pull debian` first")
@@ -322,10 +323,12 @@ def pull_command(
     """Put an unmodified guest in the cache, through the host's own apt."""
     if what != "debian":
         raise ConfigError(f"pull: {what!r} is not known; allowed: debian")
+    from pyvirt.pull import pull as fetch
+
     names = [name for name in packages.replace(",", " ").split() if name]
     try:
         with Signals():
-            pull.pull(names, mirror=mirror, refresh=refresh, say=lambda line: typer.echo(line, err=True))
+            fetch(names, mirror=mirror, refresh=refresh, say=lambda line: typer.echo(line, err=True))
     except HostError as error:
         _say(str(error))
         raise typer.Exit(FAILED) from error
@@ -349,6 +352,8 @@ def _attach(vm: Machine) -> int:
 @app.command()
 def doctor() -> None:
     """Say what this host offers, and what to do about what it does not."""
+    from pyvirt import doctor as doctor_checks
+
     checks = doctor_checks.report()
     for check in checks:
         typer.echo(str(check))

@@ -5,7 +5,6 @@ here is who may touch a machine when, and how a machine comes up.
 """
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,8 +110,8 @@ class Machine:
     "virt-1" or "bare" (no devices). `firmware` is "builtin" or an M-mode image. `core` picks "threaded" or "switch";
     `memory_limit` bounds the host memory of the guest's RAM. `clock="host"` lets time follow the host's, logged in
     `inputs`; the default counts instructions, 100 for each tick of 10 MHz. `seed` decides the guest's entropy.
-    `fences="check"` notes in `missing_fences` every use of a translation whose page-table entry changed without the fence
-    that the manual asks for. `echo=True` copies the console to stdout, `log=` to a file.
+    `fences="check"` notes in `missing_fences` every use of a translation whose page-table entry changed without the
+    fence that the manual asks for. `echo=True` copies the console to stdout, `log=` to a file.
 
     Raises ConfigError naming the option, what was found and what is allowed.
 
@@ -304,6 +303,8 @@ class Machine:
         wanted = None if until is None else condition(until)
         count = None if instructions is None else integer(instructions, name="instructions", low=0, high=1 << 62)
         asked = threading.Event()
+        import asyncio  # a third of the time that importing this module takes
+
         task = asyncio.get_running_loop().run_in_executor(
             None, lambda: self._run(wanted, count, timeout, check, asked.is_set))
         try:
