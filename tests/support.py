@@ -89,13 +89,13 @@ class Bare:
     """RAM at BASE with `text` assembled at its start, and hart 0 in M-mode at its first instruction."""
 
     def __init__(
-        self, text: str | Assembled = "", *, size: int = 1 << 20, variant: Variant = Variant(), at: int = BASE, limit: int = 0,
-        symbols: dict[str, int] | None = None, **options: Any,
+        self, text: str | Assembled = "", *, size: int = 1 << 20, variant: Variant = Variant(), at: int = BASE,
+        limit: int = 0, **options: Any,
     ) -> None:
         self.ram = Ram(BASE, size, limit)
         options.setdefault("exts", EXTS)
         self.core = Core(self.ram, core=variant.core, tlb_limit=variant.tlb_limit, **options)
-        self.program = text if isinstance(text, Assembled) else asm(text, at=at, symbols=symbols or {})
+        self.program = text if isinstance(text, Assembled) else asm(text, at=at)
         at = self.program.base
         self.symbols = self.program.symbols
         self.core.mem_write(at, self.program)

@@ -18,7 +18,7 @@ CODE, DATA, LOG, BACK = BASE + 0x1000, BASE + 0x3_0000, BASE + 0x4_0000, BASE + 
 ALIAS, SWAPPED = 0x4000_0000 - 64, 0x5000_0000  # the same pages elsewhere; and the other way round
 PATIENCE = 300                  # instructions after which the timer ends a call
 
-# A handler for M-mode: where to go on, 0 for nowhere, lies at BACK, out of the reach of what the area does to registers.
+# A handler for M-mode. Where to go on, 0 for nowhere, lies at BACK: what the area does to registers does not reach it.
 HANDLER = f"""
     .balign 4
 handler:
