@@ -124,6 +124,20 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
     return ST_LEAVE if m.leave else ST_OK
 
 
+cdef int parts_store(machine_t* m, uint64_t pa, uint64_t pa2, uint64_t* value, int first, int width) noexcept nogil:
+    """Store the first bytes at pa and the rest, if any, at pa2: all or, where memory is used up, nothing."""
+    cdef frame_t* frame
+    cdef int st
+    if first < width and m.mem.own(m.ram, pa2 >> 12, &frame) != RAM_OK:
+        m.stop_addr = pa2
+        order_leave(m, STOP_MEMORY)
+        return ST_STOP
+    st = frame_store(m, pa, value, first)
+    if st != ST_STOP and first < width:
+        st = frame_store(m, pa2, <uint8_t*>value + first, width - first)
+    return st
+
+
 cdef int ram_store(machine_t* m, uint64_t pa, const void* data, uint64_t size) noexcept nogil:
     """Store to RAM from outside the running hart (DMA, debuggers, A and D bits); drops reservations it overlaps."""
     cdef const uint8_t* from_ = <const uint8_t*>data
@@ -280,10 +294,7 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
         else:
             st = device_write(h, va, pa, width, value, n - meta_of(op).idx)
         return finish(h, op, n, st)
-    st = frame_store(h.m, pa, &value, first)
-    if st != ST_STOP and first < width:
-        st = frame_store(h.m, pa2, <uint8_t*>&value + first, width - first)
-    return finish(h, op, n, st)
+    return finish(h, op, n, parts_store(h.m, pa, pa2, &value, first, width))
 
 
 # ---- atomics ----------------------------------------------------------------------------------------------------
@@ -407,9 +418,7 @@ cdef int access_hsv(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value,
     if st == ST_OK and first < width:
         st = hyper_part(h, va + first, width - first, ACC_STORE, 0, &pa2)
     if st == ST_OK:
-        st = frame_store(h.m, pa, &value, first)
-    if st <= ST_LEAVE and first < width:
-        st = frame_store(h.m, pa2, <uint8_t*>&value + first, width - first)
+        st = parts_store(h.m, pa, pa2, &value, first, width)
     return finish(h, op, n, st)
 
 

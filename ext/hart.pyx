@@ -17,7 +17,7 @@ from time import monotonic
 from arch cimport *
 from cache cimport *
 from opcodes cimport OP_HFENCE_GVMA, OP_SFENCE_VMA
-from ram cimport RAM_OK, ram_api_t, ram_t
+from ram cimport RAM_OK, frame_t, ram_api_t, ram_t
 from state cimport HSM_STARTED, HSM_STOPPED, STATE_VERSION, clock_state_t, hart_state_t
 
 from pyvirt import _access, _bus, _csr, _decode, _fence, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
@@ -475,7 +475,9 @@ cdef class Core:
         if n == 0:
             return
         with nogil:
-            st = api.ram_store(&self.m, pa, &view[0], n)
+            st = self.own_range(pa, n)
+            if st != ST_STOP:
+                st = api.ram_store(&self.m, pa, &view[0], n)
         if st == ST_STOP:
             self.m.stop, self.m.leave = stop, leave
             error = MemoryError(
@@ -485,6 +487,16 @@ cdef class Core:
         if not self.running:
             self.m.stop, self.m.leave = stop, leave
             self.drain()
+
+    cdef int own_range(self, uint64_t pa, uint64_t n) noexcept nogil:
+        """Own every page of a range: all that can fail, before the first byte is stored."""
+        cdef frame_t* frame
+        cdef uint64_t ppn
+        for ppn in range(pa >> 12, ((pa + n - 1) >> 12) + 1):
+            if self.m.mem.own(self.m.ram, ppn, &frame) != RAM_OK:
+                self.m.stop_addr = ppn << 12
+                return ST_STOP
+        return ST_OK
 
     cdef void drain(self) noexcept:
         if self.m.trim:

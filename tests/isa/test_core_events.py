@@ -1,4 +1,4 @@
-"""Events at an exact instruction (rule 12): timers, WFI, what a CSR write or a return unmasks, and runs that get nowhere."""
+"""Events at an exact instruction (rule 12): timers, WFI, what is unmasked, and runs that get nowhere."""
 from __future__ import annotations
 
 import random
@@ -101,8 +101,8 @@ def test_periodic_timer_in_ten_thousand_slices(seed: int) -> None:
     longest = random.Random(seed).choice((1, 7, 20, 60))
     limit = 10_000 * longest // 6
     bare = same(make, limit=limit, stop="limit", variants=[
-        Variant(), Variant(core="switch"), Variant(seed=seed, longest=longest), Variant(core="switch", seed=seed, longest=9),
-        Variant(seed=seed + 10, longest=longest, evict=True, share=True),
+        Variant(), Variant(core="switch"), Variant(seed=seed, longest=longest),
+        Variant(core="switch", seed=seed, longest=9), Variant(seed=seed + 10, longest=longest, evict=True, share=True),
     ])
     assert bare.x("s5") == (limit // 3 - 50) // 37 + 1
 
@@ -116,8 +116,23 @@ UNMASK = {
 @pytest.mark.parametrize("how", UNMASK)
 def test_what_unmasks_is_followed_by_the_interrupt(how: str) -> None:
     status, cause = UNMASK[how]
-    text = f"j start\n .balign 4\n handler: csrr s2, mepc\n csrw mie, x0\n 9: wfi\n j 9b\n start: nop\n {how}\n next: " \
-           "addi a0, a0, 1\n addi a0, a0, 1\n csrw mie, x0\n j 9b"
+    text = f"""
+        j start
+        .balign 4
+    handler:
+        csrr s2, mepc
+        csrw mie, x0
+    9:  wfi
+        j 9b
+    start:
+        nop
+        {how}
+    next:
+        addi a0, a0, 1
+        addi a0, a0, 1
+        csrw mie, x0
+        j 9b
+    """
 
     def make(variant: Variant) -> Bare:
         bare = Bare(text, variant=variant)
@@ -169,7 +184,9 @@ def test_wfi_wakes_at_the_tick_and_time_jumps(taken: bool) -> None:
     assert bare.x("s5") == taken
 
 
-@pytest.mark.parametrize("variant", [Variant(), Variant(core="switch"), Variant(seed=1, longest=30), Variant(tlb_limit=1)])
+@pytest.mark.parametrize("variant", [
+    Variant(), Variant(core="switch"), Variant(seed=1, longest=30), Variant(tlb_limit=1),
+])
 class TestRunsThatGetNowhere:
     def test_idle(self, variant: Variant) -> None:
         bare = Bare("wfi\n j .", variant=variant)
@@ -202,8 +219,22 @@ class TestRunsThatGetNowhere:
         assert run(bare, variant, 1_000_000) == "trap_loop"
 
     def test_many_calls_are_no_trap_loop(self, variant: Variant) -> None:
-        bare = Bare("li s1, 100000\n la t0, handler\n csrw mtvec, t0\n 1: ecall\n addi s1, s1, -1\n bnez s1, 1b\n 9: wfi\n"
-                    " j 9b\n .balign 4\n handler: csrr t1, mepc\n addi t1, t1, 4\n csrw mepc, t1\n mret", variant=variant)
+        bare = Bare("""
+            li s1, 100000
+            la t0, handler
+            csrw mtvec, t0
+        1:  ecall
+            addi s1, s1, -1
+            bnez s1, 1b
+        9:  wfi
+            j 9b
+            .balign 4
+        handler:
+            csrr t1, mepc
+            addi t1, t1, 4
+            csrw mepc, t1
+            mret
+        """, variant=variant)
         assert run(bare, variant, 10_000_000) == "idle"
         assert bare.x("s1") == 0
 
