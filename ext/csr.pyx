@@ -224,7 +224,10 @@ cdef void status_changed(hart_t* h) noexcept nogil:
     if h.s.virt:
         # Both the guest's and the host's FS govern, and both turn dirty ("H", vsstatus).
         guest = h.s.vsstatus & MSTATUS_FS
-        fs = 0 if not guest or not fs else fs & guest | (<uint64_t>1 << MSTATUS_FS_SHIFT if fs != guest else 0)
+        if not guest or not fs:
+            fs = 0
+        elif guest != MSTATUS_FS:
+            fs = guest
     if fs == 0:
         h.fp_mode = 0
     elif fs == MSTATUS_FS and h.s.frm < 4:
@@ -429,11 +432,16 @@ cdef int vsstatus_set(hart_t* h, uint64_t value) noexcept nogil:
     return ST_LEAVE if new & ~old & MSTATUS_SIE and h.pending else ST_OK
 
 
-cdef int atp_set(hart_t* h, uint64_t* where, uint64_t value) noexcept nogil:
-    """Write satp or vsatp: with a mode that is not offered the whole write has no effect."""
+cdef int atp_set(hart_t* h, uint64_t* where, uint64_t value, int fields) noexcept nogil:
+    """Write satp or vsatp. With a mode that is not offered the whole write has no effect, unless `fields`.
+
+    vsatp under its own number may treat its fields one by one ("H", "vsatp"), and so only the mode keeps its value.
+    """
     cdef int mode = value >> SATP_MODE_SHIFT
     if mode != SATP_BARE and not h.m.xlen_modes >> mode & 1:
-        return ST_OK
+        if not fields:
+            return ST_OK
+        value = (value & (SATP_PPN | SATP_ASID)) | (where[0] & ~(SATP_PPN | SATP_ASID))
     where[0] = value
     h.api.select(h)
     return ST_JUMP
@@ -570,11 +578,16 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
         where[0] = value & ((<uint64_t>2 << h.m.geilen) - 2)
         return ST_LEAVE
     if special == SATP_REG or special == VSATP_REG:
-        return atp_set(h, where, value)
+        return atp_set(h, where, value, special == VSATP_REG and not h.s.virt)
     if special == HGATP_REG:
         return hgatp_set(h, value)
     if special == MENVCFG_REG or special == ENVCFG_LOW or special == HENVCFG_REG:
-        return envcfg_set(h, special, where, value & r.mask)
+        value &= r.mask
+        if special == HENVCFG_REG:
+            # What reads 0 because menvcfg has 0 is read-only too.
+            mask = h.s.menvcfg | ~(ENVCFG_STCE | ENVCFG_PBMTE | ENVCFG_ADUE)
+            value = (where[0] & ~mask) | (value & mask)
+        return envcfg_set(h, special, where, value)
     if special == STIMECMP_REG or special == VSTIMECMP_REG:
         where[0] = value
         return ST_LEAVE
@@ -634,7 +647,12 @@ cdef inline uint64_t csr_refused(hart_t* h, uint32_t csr, int writes) noexcept n
     if not exists(h, csr) or (writes and csr >> 10 == 3):
         return CAUSE_ILLEGAL
     if rank < need:
-        return CAUSE_VIRTUAL if h.s.virt and need <= 2 else CAUSE_ILLEGAL
+        if not h.s.virt or need > 2:
+            return CAUSE_ILLEGAL
+        # A virtual instruction is one that HS-mode could do: not a timer that M-mode keeps to itself.
+        if (csr == CSR_STIMECMP or csr == CSR_VSTIMECMP) and not (h.s.mcounteren & 2 and h.s.menvcfg & ENVCFG_STCE):
+            return CAUSE_ILLEGAL
+        return CAUSE_VIRTUAL
     return 0
 
 
@@ -698,12 +716,13 @@ cdef int64_t left_outside(hart_t* h) noexcept nogil:
 
 cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
     """Read a CSR from outside the guest, with machine privilege; 0 when it does not exist."""
-    cdef uint8_t priv = h.s.priv
+    cdef uint8_t priv = h.s.priv, virt = h.s.virt
     cdef uint64_t saved
     cdef int ok
     if not exists(h, csr):
         return 0
     h.s.priv = PRIV_M
+    h.s.virt = 0
     saved = fp_enter(h.s.frm)  # the host's own flags are none of the guest's
     if table[csr].special == FCSR_PART:
         if csr == CSR_FFLAGS:
@@ -717,21 +736,25 @@ cdef int csr_read(hart_t* h, uint32_t csr, uint64_t* value) noexcept nogil:
         ok = csr_get(h, csr, left_outside(h), value) == 0
     fp_leave(saved)
     h.s.priv = priv
+    h.s.virt = virt
     return ok
 
 
 cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
     """Write a CSR from outside the guest, with machine privilege and the same WARL rules; 0 when it does not exist."""
-    cdef uint8_t priv = h.s.priv
+    cdef uint8_t priv = h.s.priv, virt = h.s.virt
     cdef uint64_t saved
     if not exists(h, csr):
         return 0
     h.s.priv = PRIV_M
+    h.s.virt = 0
     saved = fp_enter(h.s.frm)
     csr_set(h, csr, left_outside(h) + 1, value)
     fp_clear()
     fp_leave(saved)
     h.s.priv = priv
+    h.s.virt = virt
+    status_changed(h)
     h.api.select(h)
     return 1
 

@@ -160,18 +160,23 @@ def endless(first: int) -> Iterator[tuple[Program, Way]]:
 class Campaign:
     """Runs subjects of the plan once each and keeps what they covered and where they failed."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, subjects: dict[str, list[tuple[Callable[[], Program], Ways]]] | None = None,
+        runner: Callable[[Program, Way], Result] = run,
+    ) -> None:
+        self.plan = plan() if subjects is None else subjects
+        self._run = runner
         self._done: dict[str, list[tuple[Program, Result | None, str]]] = {}
 
     def subject(self, name: str) -> list[tuple[Program, Result | None, str]]:
         """Return (program, result or None, failure) of each run of a subject, running it at the first call."""
         if name not in self._done:
             outcomes = []
-            for maker, ways in plan()[name]:
+            for maker, ways in self.plan[name]:
                 p = maker()
                 for way in ways:
                     try:
-                        outcomes.append((p, run(p, way), ""))
+                        outcomes.append((p, self._run(p, way), ""))
                     except AssertionError as e:
                         outcomes.append((p, None, f"[{way.name}] {e}"))
             self._done[name] = outcomes
@@ -183,7 +188,7 @@ class Campaign:
 
     def steps(self) -> int:
         """Return the instructions compared over all subjects."""
-        return sum(r.steps for name in plan() for _, r, _ in self.subject(name) if r is not None)
+        return sum(r.steps for name in self.plan for _, r, _ in self.subject(name) if r is not None)
 
     def rows(self, *names: str) -> Counter[str]:
         """Return executions by row of the table, over some subjects."""

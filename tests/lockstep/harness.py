@@ -28,6 +28,9 @@ OWN_BITS = {
     0x10A: 1, 0x30A: 1, 0x320: 0xFFFF_FFF8,
 }
 
+# Where each world that takes traps keeps tvec, epc, cause and tval: M, S (HS), VS.
+TAKERS = {3: (0x305, 0x341, 0x342, 0x343), 1: (0x105, 0x141, 0x142, 0x143), 5: (0x205, 0x241, 0x242, 0x243)}
+
 NAMES = ("pc", *(f"x{i}" for i in range(32)), *(f"f{i}" for i in range(32)))
 
 
@@ -80,12 +83,15 @@ class Divergence(AssertionError):
     """The machines differ; the message says where and in what, and ends with the last instructions."""
 
 
-def run(program: Program, spike: SpikeMachine, other: Machine, *, strides: Callable[[], int] | None = None) -> Result:
+def run(
+    program: Program, spike: SpikeMachine, other: Machine, *, strides: Callable[[], int] | None = None,
+    lockstep: type[LockStep] | None = None,
+) -> Result:
     """Run a program on both machines in lock-step.
 
     Without `strides` the machines are compared after every instruction. With it they are compared after as many
-    instructions as each call returns, which is what makes a core run whole blocks. Raises Divergence at the first
-    difference.
+    instructions as each call returns, which is what makes a core run whole blocks. `lockstep` is a class that compares
+    more. Raises Divergence at the first difference.
     """
     for m in (spike, other):
         for i, v in program.x.items():
@@ -94,10 +100,16 @@ def run(program: Program, spike: SpikeMachine, other: Machine, *, strides: Calla
             m.set_f(i, v)
         for n, v in program.csrs.items():
             m.csr_write(n, v)
-    return _Run(program, spike, other, strides or (lambda: 1)).go()
+    return (lockstep or LockStep)(program, spike, other, strides or (lambda: 1)).go()
 
 
-class _Run:
+class LockStep:
+    """One run: what is compared when, and what is put right on either side."""
+
+    each_step: tuple[int, ...] = EACH_STEP
+    now_and_then: tuple[int, ...] = NOW_AND_THEN
+    own_bits: dict[int, int] = OWN_BITS
+
     def __init__(self, program: Program, spike: SpikeMachine, other: Machine, strides: Callable[[], int]) -> None:
         self.p, self.a, self.b, self.strides = program, spike, other, strides
         self.result = Result(program)
@@ -122,12 +134,12 @@ class _Run:
                 if new:
                     stores += new
                 # What the harness must put right, or hand to both machines, ends the slice.
-                if (word & 0x7F == 0x73 and word >> 20 in OWN_BITS) or any(s[0] in p.lines for s in new):
+                if (word & 0x7F == 0x73 and word >> 20 in self.own_bits) or any(s[0] in p.lines for s in new):
                     break
             b.advance(n)
             after = a.registers()
-            if word & 0x7F == 0x73 and word >> 20 in OWN_BITS and word >> 7 & 31:
-                self.take_over(word >> 7 & 31, OWN_BITS[word >> 20], after)
+            if word & 0x7F == 0x73 and word >> 20 in self.own_bits and word >> 7 & 31:
+                self.take_over(word >> 7 & 31, self.own_bits[word >> 20], after)
             result.steps += n
             self.compare(after, priv)
             if self.p.paged and self.half_stored:
@@ -180,15 +192,15 @@ class _Run:
         The signs of one: pc stands at the handler's entry, and xepc is the old pc.
         """
         a = self.a
-        tvec, epc, cause = (0x305, 0x341, 0x342) if now == 3 else (0x105, 0x141, 0x142)
-        if now == 0:
+        if now not in TAKERS:
             return 0
+        tvec, epc, cause, tval = TAKERS[now]
         vector, code = a.csr_read(tvec), a.csr_read(cause)
         entry = (vector & ~3) + (4 * (code & 0x3FF) if vector & 3 == 1 and code >> 63 else 0)
         if next_pc != entry or a.csr_read(epc) != pc:
             return 0
         self.result.traps[code, before, now] += 1
-        if code in (7, 15) and self.p.paged and not a.csr_read(0x343 if now == 3 else 0x143) & 0xFFF:
+        if code in (7, 15, 23) and self.p.paged and not a.csr_read(tval) & 0xFFF:
             self.half_stored = True
         return code
 
@@ -199,7 +211,7 @@ class _Run:
             wrong += [f"{n}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in zip(NAMES, want, got, strict=True) if w != g]
         if priv != self.b.priv():
             wrong.append(f"privilege: Spike {priv}, pyvirt {self.b.priv()}")
-        wrong += self.csrs(EACH_STEP)
+        wrong += self.csrs(self.each_step)
         if wrong:
             self.fail(wrong)
 
@@ -240,7 +252,7 @@ class _Run:
             self.fail([f"RAM at {at + off:#x}: Spike {w:#018x}, pyvirt {g:#018x}"])
 
     def compare_rest(self) -> None:
-        wrong = self.csrs(NOW_AND_THEN)
+        wrong = self.csrs(self.now_and_then)
         if wrong:
             self.fail(wrong)
         self.compare_ram()
@@ -251,7 +263,7 @@ class _Run:
         if want == got:
             return []
         both = zip(numbers, want, got, strict=True)
-        differ = [(n, w, g) for n, w, g in both if (w ^ g) & ~OWN_BITS.get(n, 0)]
+        differ = [(n, w, g) for n, w, g in both if (w ^ g) & ~self.own_bits.get(n, 0)]
         return [f"CSR {n:#x}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in differ]
 
     def fail(self, wrong: list[str]) -> None:

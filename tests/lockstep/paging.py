@@ -187,7 +187,7 @@ body_{i}:
         # The image holds the entries as they were before the edits.
         first = Walks(self.sv, self.seed, self.tests)
         top = LEVELS[self.sv] - 1
-        tables = [self._dwords([], first.tables[0])]
+        tables = [self.dwords([], first.tables[0])]
         for level in range(1, top + 1):
             below = (TABLES + 0x1000 * (level - 1)) >> 2 | V
             fixed = [0] * 8
@@ -197,7 +197,7 @@ body_{i}:
                 fixed[2], fixed[3], fixed[4] = CODE >> 2 | 0xCF, CODE >> 2 | 0xDF, below
             else:
                 fixed[0] = below
-            tables.append(self._dwords(fixed, first.tables[level]))
+            tables.append(self.dwords(fixed, first.tables[level]))
         page = ".rept 256\n.dword 0x5a5aa5a5deadbeef\n.endr\n.rept 511\n.word 0x73\n.endr\n.half 0, 0x73\n"
         return f"""
   la t0, m_trap
@@ -235,6 +235,6 @@ data:
 """
 
     @staticmethod
-    def _dwords(fixed: list[int], values: list[int]) -> str:
+    def dwords(fixed: list[int], values: list[int]) -> str:
         count = len(fixed) + len(values)
         return "".join(f".dword {v:#x}\n" for v in (*fixed, *values)) + f".zero {4096 - 8 * count}\n"
