@@ -371,7 +371,11 @@ class Hart(Registers):
         return backend.translate(register_value(va, "va"), (LOAD, STORE, FETCH))
 
     def walk(self, va: int, *, access: str = "load", world: str | None = None) -> Walk:
-        """Explain a translation step by step, for a "load", "store" or "fetch", in this world or another."""
+        """Explain a translation step by step, for a "load", "store" or "fetch", or "hlvx", in this world or another.
+
+        `print(hart.walk(va))` shows which entries were read, what their bits mean, the rule that refused the access and
+        the trap that comes of it. Nothing changes.
+        """
         return self._walker(self, register_value(va, "va"), access=access, world=world)
 
     def in_ram(self, pa: int, n: int) -> bool:

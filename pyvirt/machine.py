@@ -29,7 +29,8 @@ from pyvirt.placement import Range
 from pyvirt.run import Input, Runner
 from pyvirt.stop import Condition, Stop, StopReason, condition
 from pyvirt.unpack import Source
-from pyvirt.walk import explain
+from pyvirt.walk import Walk
+from pyvirt.walker import explain
 
 U64 = (1 << 64) - 1
 
@@ -162,7 +163,7 @@ class Machine:
             regions.append((self._board.placed[0].bases[0], self._board.rom.regions[0].size, "rom", False))
         self._mem = Memory(_Physical(self), regions)
         self._harts = tuple(Hart(self._board.core, index, check=self._check, isa=self._config.isa,
-                                 symbols=lambda: self._symbols, walk=explain) for index in range(self._config.harts))
+                                 symbols=lambda: self._symbols, walk=self._walk) for index in range(self._config.harts))
         for index in range(self._config.harts):
             self._board.core.hart(index).pc = RAM_BASE if self._board.rom is None else self._board.placed[0].bases[0]
 
@@ -228,6 +229,9 @@ class Machine:
             return bool(test(self))
         finally:
             self._in_hook = False
+
+    def _walk(self, hart: Hart, va: int, **how: Any) -> Walk:
+        return explain(hart, va, devices=lambda: self._board.map, **how)
 
     def _typed(self, data: bytes) -> None:
         if self._closed:

@@ -22,13 +22,13 @@ RANKS = [
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
-     "config", "csrfields", "fences", "regattrs", "stop"},
+     "config", "csrfields", "fences", "regattrs", "show", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
-    {"snapshot", "walk", "sbi", "htif", "digest"},
+    {"snapshot", "walk", "walker", "trace", "levels", "sbi", "htif", "digest"},
     {"machine", "run", "boot"},
     {"__init__"},
-    {"_apt", "_initramfs", "pull", "show", "testing", "demo", "script",
+    {"_apt", "_initramfs", "pull", "testing", "demo", "script",
      "terminal"},
     {"doctor"},
     {"cli", "__main__"},
