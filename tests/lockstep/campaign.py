@@ -57,7 +57,7 @@ def make_rows(seed: int, loops: int) -> Program:
 def make_atomics(seed: int, loops: int) -> Program:
     """The atomic rows, also misaligned."""
     atomic = [r for r in table() if r.kind in ("amo", "lr", "sc")]
-    text = rows.text(atomic, seed, loops=loops, repeat=3, misaligned_atomics=True)
+    text = rows.text(atomic, seed, loops=loops, repeat=12, misaligned_atomics=True)
     return program(f"atomics-{seed}", text, isa=TRAPPING_ISA)
 
 
@@ -116,7 +116,7 @@ def plan() -> dict[str, list[tuple[Callable[[], Program], Ways]]]:
         "rows": [
             (lambda: make_rows(1, 50), (STEP, SLICES, SWITCH)),
             (lambda: make_rows(2, 50), (SLICES,)),
-            (lambda: make_atomics(1, 20), (STEP, SLICES)),
+            (lambda: make_atomics(1, 5), (STEP, SLICES)),
         ],
         "causes": [
             (lambda k=k: make_causes(k, 1), (STEP, SLICES))  # type: ignore[misc]
@@ -146,7 +146,7 @@ def endless(first: int) -> Iterator[tuple[Program, Way]]:
     while True:
         way = (STEP, SLICES, SWITCH)[seed % 3]
         yield make_rows(seed, 20), way
-        yield make_atomics(seed, 10), way
+        yield make_atomics(seed, 5), way
         yield make_causes("storms", seed), way
         for sv in (39, 48, 57):
             yield make_paging(sv, seed), way

@@ -168,21 +168,24 @@ class Rows:
         return [line, f"{row.name}{self.order()} x{self.x()}, (x{i})"]
 
     def kind_sc(self, row: Any) -> list[str]:
+        """With a reservation, without, with one lost by an SC that succeeds or fails, or on another address."""
         rng = self.rng
         i, line = self.atomic_address(row)
-        j = rng.choice([k for k in self.free if k and k != i])
-        taken = rng.choice([k for k in self.free if k not in (i, j)])
-        store = f"{row.name}{self.order()} x{self.x()}, x{j}, (x{i})"
-        kind = rng.randrange(8)
-        reserve = f"lr.{row.name[-1]}{self.order()} x{taken}, (x{i})"
-        other = f"lr.{'w' if row.name[-1] == 'd' else 'd'} x{taken}, (x{i})"
-        between: list[str] = {
-            0: [],
-            1: [reserve, f"addi x{i}, x{i}, 8"],
-            2: [other],
-            3: [reserve, store],
-            4: [reserve, f"addi x{j}, x{j}, 1"],
-        }.get(kind, [reserve])
+        j, taken, rd = rng.sample([k for k in self.free if k and k != i], 3)
+        width = row.name[-1]
+        store = f"{row.name}{self.order()} x{rd}, x{j}, (x{i})"
+        reserve = f"lr.{width}{self.order()} x{taken}, (x{i})"
+        plain = [] if self.misaligned_atomics else [f"s{width} x{j}, 0(x{i})"]  # would trap where misaligned, in Spike
+        between = rng.choice((
+            [],
+            [reserve],
+            [reserve, f"addi x{j}, x{j}, 1"],
+            [reserve, f"addi x{i}, x{i}, 8"],
+            [f"lr.{'w' if width == 'd' else 'd'} x{taken}, (x{i})"],
+            [reserve, store],
+            [reserve, f"addi x{i}, x{i}, 8", store, f"addi x{i}, x{i}, -8"],
+            [reserve, *plain],
+        ))
         return [self.load_x(j), line, *between, store]
 
     # ---- control ----
