@@ -1,4 +1,4 @@
-"""One fixture for each oracle: it checks wheel, version and helpers, and skips or fails as PYVIRT_REQUIRE says."""
+"""One fixture for each oracle: it checks the wheel and what it needs, and skips or fails as PYVIRT_REQUIRE says."""
 from __future__ import annotations
 
 from types import ModuleType
