@@ -6,7 +6,7 @@ Owns the one way to change RAM behind the TLB (`ram_store`): what was decoded or
 Slow loads and stores complete the access and go on behind it; only fills execute again (core.md, rule 10).
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arch cimport *
@@ -63,7 +63,8 @@ cdef int bus_write(machine_t* m, uint64_t pa, int width, uint64_t value) noexcep
     return r.ops.write(r.ops.opaque, pa - r.base, width, value)
 
 
-cdef int device_read(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t* value, uint64_t cause, int64_t left) noexcept nogil:
+cdef int device_read(hart_t* h, uint64_t va, uint64_t pa, int width, uint64_t* value, uint64_t cause,
+                     int64_t left) noexcept nogil:
     """Read a register for the guest; `left` is the budget at the instruction, so that the device sees the right time.
 
     A device may be Python, which must not run in the guest's floating-point environment.
@@ -141,12 +142,14 @@ cdef int parts_store(machine_t* m, uint64_t pa, uint64_t pa2, uint64_t* value, i
 cdef int ram_store(machine_t* m, uint64_t pa, const void* data, uint64_t size) noexcept nogil:
     """Store to RAM from outside the running hart (DMA, debuggers, A and D bits); drops reservations it overlaps."""
     cdef const uint8_t* from_ = <const uint8_t*>data
+    cdef hart_state_t* s
     cdef uint64_t part
     cdef uint32_t i
     cdef int st
     for i in range(m.nharts):
-        if m.harts[i].s.resv_width and m.harts[i].s.resv_pa < pa + size and pa < m.harts[i].s.resv_pa + m.harts[i].s.resv_width:
-            m.harts[i].s.resv_width = 0
+        s = &m.harts[i].s
+        if s.resv_width and s.resv_pa < pa + size and pa < s.resv_pa + s.resv_width:
+            s.resv_width = 0
     while size:
         part = 4096 - (pa & 4095)
         if part > size:
@@ -176,7 +179,7 @@ cdef inline void access_begin(hart_t* h, op_t* op, uint64_t va) noexcept nogil:
 
 
 cdef uint64_t transformed(hart_t* h, op_t* op) noexcept nogil:
-    """Return what htinst says of the explicit access that op makes ("H", "Transformed Instruction or Pseudoinstruction").
+    """Return what htinst says of op's explicit access ("H", "Transformed Instruction or Pseudoinstruction").
 
     The base of the address gives way to how far the faulting byte is behind it; bit 1 says the instruction had 32 bits.
     """

@@ -303,7 +303,8 @@ cdef struct core_api_t:
     void (*drop_code)(machine_t* m, code_t* code) noexcept nogil
     int (*fill_data)(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil
     int (*fill_fetch)(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil
-    int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits, uint64_t atp) noexcept nogil
+    int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits,
+                   uint64_t atp) noexcept nogil
     void (*pt_stored)(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil
     void (*replaced)(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
     cache_t* (*cache_new)() noexcept nogil
@@ -328,7 +329,8 @@ cdef struct core_api_t:
     void (*code_trim)(machine_t* m) noexcept nogil
     void (*code_free)(void* code) noexcept nogil
     # fence.pyx, while fences are checked
-    void (*fence_changed)(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span, int level, uint64_t atp) noexcept nogil
+    void (*fence_changed)(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span, int level,
+                          uint64_t atp) noexcept nogil
     void (*fence_done)(hart_t* h, int opcode, uint64_t address, int all_addresses) noexcept nogil
     void (*fence_used)(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int ok, uint64_t pa) noexcept nogil
     fences_t* (*fences_new)() noexcept nogil

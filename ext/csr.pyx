@@ -9,7 +9,6 @@ To add a CSR: a row in `build_table`, and a clause in `csr_get`/`csr_set` if sto
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from arch cimport *
 from cache cimport *
@@ -322,7 +321,7 @@ cdef uint64_t misa(uint64_t exts) noexcept nogil:
 
 
 cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
-    """Read a CSR whose row exists; `left` is the budget at the instruction. Returns 0, or the cause it is refused with."""
+    """Read a CSR whose row exists; `left` is the budget at the instruction. Returns 0, or the cause of the refusal."""
     cdef csr_row_t* r = &table[csr]
     cdef int special = r.special, i
     cdef uint64_t v
@@ -508,7 +507,7 @@ cdef inline void soft_vs_set(hart_t* h, uint64_t value) noexcept nogil:
 cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept nogil:
     """Write a CSR that csr_get has allowed; returns ST_OK, ST_JUMP (translation changed) or ST_LEAVE (interrupts)."""
     cdef csr_row_t* r = &table[csr]
-    cdef int special = r.special, mode
+    cdef int special = r.special
     cdef uint64_t mask
     cdef uint64_t* where = <uint64_t*>(<uint8_t*>&h.s + r.offset)
     if special == PLAIN:
@@ -658,7 +657,8 @@ cdef inline uint64_t csr_refused(hart_t* h, uint32_t csr, int writes) noexcept n
 
 cdef inline uint32_t csr_in_guest(uint32_t csr) noexcept nogil:
     """Return the VS register that a guest reaches under the number of an S register."""
-    if csr in (CSR_SSTATUS, CSR_SIE, CSR_STVEC, CSR_SSCRATCH, CSR_SEPC, CSR_SCAUSE, CSR_STVAL, CSR_SIP, CSR_STIMECMP, CSR_SATP):
+    if csr in (CSR_SSTATUS, CSR_SIE, CSR_STVEC, CSR_SSCRATCH, CSR_SEPC, CSR_SCAUSE, CSR_STVAL, CSR_SIP, CSR_STIMECMP,
+               CSR_SATP):
         return csr + 0x100
     return csr
 
@@ -808,7 +808,8 @@ cdef const char* hart_wrong(hart_t* h) noexcept nogil:
 cdef const char* state_wrong(hart_t* h, uint32_t* csr) noexcept nogil:
     """Return what of h.s no hart can be in, or NULL; "CSR" stands for the one put in `csr`. May spoil h.s then.
 
-    The core relies on WARL rules (alignment of xepc, modes of satp): a state from outside is hostile until it has passed.
+    The core relies on WARL rules (alignment of xepc, modes of satp): a state from outside is hostile until it has
+    passed.
     """
     cdef hart_state_t* s = &h.s
     cdef const char* wrong = hart_wrong(h)

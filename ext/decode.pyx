@@ -235,7 +235,8 @@ cdef struct draft_t:
     int32_t target[68]      # its target, relative to the page
 
 
-cdef inline void put(draft_t* d, int opcode, int idx, int off, int length, uint32_t raw, handler_t* handlers) noexcept nogil:
+cdef inline void put(draft_t* d, int opcode, int idx, int off, int length, uint32_t raw,
+                     handler_t* handlers) noexcept nogil:
     """Complete the op at d.count, whose operands are set."""
     cdef op_t* op = &d.ops[d.count]
     cdef meta_t* meta = &d.metas[d.count]
@@ -254,7 +255,8 @@ cdef inline void link_offset(op_t* op, int after) noexcept nogil:
     op.rs2 = <uint8_t>(after >> 8)
 
 
-cdef void draft_exit(draft_t* d, int near, int far, int idx, int cnt, int target, int off, int inside, handler_t* handlers) noexcept nogil:
+cdef void draft_exit(draft_t* d, int near, int far, int idx, int cnt, int target, int off, int inside,
+                     handler_t* handlers) noexcept nogil:
     """Add the op that leaves to `target`: linked when the target is in this page and links are allowed."""
     cdef op_t* op = &d.ops[d.count]
     op.cnt = <uint8_t>cnt
@@ -269,7 +271,8 @@ cdef void draft_exit(draft_t* d, int near, int far, int idx, int cnt, int target
         put(d, far, idx, off, 0, 0, handlers)
 
 
-cdef int draft_insn(draft_t* d, uint64_t exts, uint32_t raw, int length, int off, int idx, int inside, handler_t* handlers) noexcept nogil:
+cdef int draft_insn(draft_t* d, uint64_t exts, uint32_t raw, int length, int off, int idx, int inside,
+                    handler_t* handlers) noexcept nogil:
     """Add one instruction; returns whether it ends the block."""
     cdef op_t* op = &d.ops[d.count]
     cdef int opcode = decode_one(exts, raw, length, op)
@@ -583,7 +586,7 @@ cdef int code_stored(machine_t* m, frame_t* frame, uint64_t pa, uint32_t size) n
 
 
 cdef void code_trim(machine_t* m) noexcept nogil:
-    """Throw away the code of the page that has too much of it dead. Only while no op pointer of this machine is live."""
+    """Throw away the code of the page that has too much of it dead. Only while this machine has no live op pointer."""
     cdef frame_t* frame
     cdef code_t* code
     cdef uint64_t pa = m.trim

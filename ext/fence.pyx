@@ -9,7 +9,7 @@ report is never wrong, but a fence of the wrong one goes unnoticed. Privileged m
 "Supervisor Memory-Management Fence Instruction" and chapter "H", "Memory-Management Fences".
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
 from arch cimport *

@@ -61,7 +61,8 @@ EXTENSIONS = {
     "zba": 1 << EXT_ZBA, "zbb": 1 << EXT_ZBB, "zbs": 1 << EXT_ZBS, "zicond": 1 << EXT_ZICOND,
     "zicbom": 1 << EXT_ZICBOM, "zicboz": 1 << EXT_ZICBOZ, "zicbop": 1 << EXT_ZICBOP,
     "zihintpause": 1 << EXT_ZIHINTPAUSE, "sstc": 1 << EXT_SSTC, "svinval": 1 << EXT_SVINVAL,
-    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S, "u": 1 << EXT_U, "h": 1 << EXT_H,
+    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S,
+    "u": 1 << EXT_U, "h": 1 << EXT_H,
 }
 
 
@@ -421,7 +422,8 @@ cdef class Core:
         self.m.regions = regions
         while at < self.m.nregions and regions[at].base < base:
             at += 1
-        if at and regions[at - 1].base + regions[at - 1].size > base or at < self.m.nregions and base + size > regions[at].base:
+        if (at and regions[at - 1].base + regions[at - 1].size > base
+                or at < self.m.nregions and base + size > regions[at].base):
             raise ValueError(f"{device!r} at {base:#x}+{size:#x} overlaps another device")
         for i in range(self.m.nregions, at, -1):
             regions[i] = regions[i - 1]
@@ -470,8 +472,9 @@ cdef class Core:
         cdef const uint8_t[::1] view = memoryview(data).cast("B") if len(data) else None
         cdef uint64_t n = len(data)
         cdef int st, leave = self.m.leave, stop = self.m.stop
-        if pa < self.m.ram.base or pa - self.m.ram.base > self.m.ram.size or n > self.m.ram.size - (pa - self.m.ram.base):
-            raise IndexError(f"{pa:#x}+{n:#x} is outside RAM {self.m.ram.base:#x}+{self.m.ram.size:#x}")
+        cdef ram_t* ram = self.m.ram
+        if pa < ram.base or pa - ram.base > ram.size or n > ram.size - (pa - ram.base):
+            raise IndexError(f"{pa:#x}+{n:#x} is outside RAM {ram.base:#x}+{ram.size:#x}")
         if n == 0:
             return
         with nogil:
@@ -560,7 +563,7 @@ cdef class Core:
 
     @property
     def hyper(self) -> bool:
-        """Whether the host stands in for HS-mode software: traps into HS-mode are delivered and end the run ("hyper")."""
+        """Whether the host stands in for HS-mode software: traps into it are delivered and end the run ("hyper")."""
         return bool(self.m.hyper)
 
     @hyper.setter
@@ -593,8 +596,9 @@ cdef class Core:
         if self.m.fences != NULL:
             for i in range(self.m.fences.nreports):
                 r = &self.m.fences.reports[i]
-                found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.change.level, r.change.pc,
-                              r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount, r.use_hart))
+                found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.change.level,
+                              r.change.pc, r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount,
+                              r.use_hart))
             self.m.fences.nreports = 0
         return found
 
@@ -618,12 +622,13 @@ cdef class Core:
         found = []
         for i in range(self.m.nrecords):
             r = &self.m.records[i]
-            found.append((r.icount, r.pc, r.cause, r.tval, r.tval2, r.tinst, r.hgatp, r.from_, r.to, r.gva, r.kind, r.hart))
+            found.append((r.icount, r.pc, r.cause, r.tval, r.tval2, r.tinst, r.hgatp, r.from_, r.to, r.gva, r.kind,
+                          r.hart))
         self.m.nrecords = 0
         return found
 
     def watch(self, address) -> None:
-        """From now on stop with "notify" behind stores to the aligned doubleword at physical `address`; None ends it."""
+        """Stop with "notify" from now on behind stores to the aligned doubleword at pa `address`; None ends it."""
         self.m.watch = 1 if address is None else <uint64_t>address & ~<uint64_t>7
         api.drop_all(&self.m)
 
@@ -631,8 +636,8 @@ cdef class Core:
     def run(self, limit=None) -> str:
         """Run until icount `limit` (None: no end) or a stop, and return its name (see STOPS).
 
-        Signals are looked at about every 10 ms; how often changes nothing a guest can notice. An exception of a Python device leaves unchanged, with the access not
-        done; another run goes on from there.
+        Signals are looked at about every 10 ms; how often changes nothing a guest can notice. An exception of a Python
+        device leaves unchanged, with the access not done; another run goes on from there.
         """
         cdef uint64_t end = NEVER if limit is None else limit
         cdef int stop

@@ -5,7 +5,7 @@ It is the portable second core, and it runs the tail of every slice: before each
 block with the budget. Ops and blocks are the threaded core's own; only `fn` goes unused.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from arch cimport *
 from bits cimport *

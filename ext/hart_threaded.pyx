@@ -6,7 +6,7 @@ handler a jump at -O2; a build in which it does not (-O0, profiling) would overf
 before the core is chosen.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from arch cimport *
 from bits cimport *

@@ -63,7 +63,9 @@ class Field:
 class Insn:
     """One row: `mask`/`match` select it among words of `length` bytes, `forbidden` lists (field, value) that don't."""
 
-    def __init__(self, name: str, pattern: str, operands: str, ext: str, kind: str, expand: str, forbidden: str) -> None:
+    def __init__(
+        self, name: str, pattern: str, operands: str, ext: str, kind: str, expand: str, forbidden: str,
+    ) -> None:
         self.name = name
         self.pattern = pattern.strip()
         self.operands: tuple[str, ...] = tuple(o for o in operands.split(",") if o)
@@ -338,7 +340,7 @@ rows("Zicond", "rr", "rd,rs1,rs2", """
 czero.eqz  0000111 rs2 rs1 101 rd 0110011
 czero.nez  0000111 rs2 rs1 111 rd 0110011
 """)
-# ---- cache blocks; prefetches are the ORI hints with rd = x0, decoded as ori, and listed for assembler and disassembler
+# ---- cache blocks; prefetches are the ORI hints with rd = x0, decoded as ori, and listed for assembler, disassembler
 rows("Zicbom", "cbo", "(rs1)", """
 cbo.inval  000000000000 rs1 010 00000 0001111
 cbo.clean  000000000001 rs1 010 00000 0001111
@@ -400,7 +402,8 @@ compressed("c.srli", "100 cshamt[5] 00 rdc cshamt[4:0] 01", "rdc,cshamt", "srli 
 compressed("c.srai", "100 cshamt[5] 01 rdc cshamt[4:0] 01", "rdc,cshamt", "srai rdc,rdc,cshamt")
 compressed("c.andi", "100 cimm[5] 10 rdc cimm[4:0] 01", "rdc,cimm", "andi rdc,rdc,cimm")
 for _name, _base, _high, _low in (("c.sub", "sub", "0", "00"), ("c.xor", "xor", "0", "01"), ("c.or", "or", "0", "10"),
-                                  ("c.and", "and", "0", "11"), ("c.subw", "subw", "1", "00"), ("c.addw", "addw", "1", "01")):
+                                  ("c.and", "and", "0", "11"), ("c.subw", "subw", "1", "00"),
+                                  ("c.addw", "addw", "1", "01")):
     compressed(_name, f"100 {_high} 11 rdc {_low} rs2c 01", "rdc,rs2c", f"{_base} rdc,rdc,rs2c")
 compressed("c.j", "101 cjimm[11|4|9:8|10|6|7|3:1|5] 01", "cjimm", "jal x0,cjimm")
 compressed("c.beqz", "110 cbimm[8|4:3] rs1c cbimm[7:6|2:1|5] 01", "rs1c,cbimm", "beq rs1c,x0,cbimm")

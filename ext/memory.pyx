@@ -1,8 +1,9 @@
 """Guest memory: the pool of frames, the persistent tree over them, and what a tree can be asked.
 
 Owns every frame and node in the process (design, idea 1). A tree is a `ram_t`; `Ram` is one that may be written, `Root`
-one that never changes. Between modules travel the C structs of ram.pxd only; no other module allocates or frees them.
-Python-level errors are IndexError (outside), MemoryError (host memory or quota) and ValueError (closed, wrong argument).
+one that never changes. Between modules travel the C structs of ram.pxd only; no other module allocates or frees
+them. Python-level errors are IndexError (outside), MemoryError (host memory or quota) and ValueError (closed, wrong
+argument).
 
 A node may be written in place when it carries its RAM's stamp, or when every count on the way to it is 1: then no other
 tree can reach it. Copying a node counts its children up, so below a copied node nothing passes for unshared by mistake.
@@ -13,7 +14,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cython cimport final
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -197,7 +198,6 @@ cdef void slab_give(frame_t* frame) noexcept nogil:
 cdef frame_t* frame_new(uint64_t owner, bint zeroed) noexcept nogil:
     """Return a frame counted once, its bytes zero if asked for and arbitrary if not; NULL: no host memory."""
     cdef frame_t* frame
-    cdef uint8_t* data
     cdef bint is_zero = False
     if each_alone:
         frame = <frame_t*> calloc(1, sizeof(frame_t))
@@ -844,8 +844,8 @@ cdef class Ram(_Tree):
         if self.ram.id:
             raise TypeError("a Ram is set up once")
         if base % PAGE or size % PAGE or base < 0 or size <= 0 or base + size > HIGHEST:
-            raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: both must be multiples of {PAGE}, size positive and "
-                             f"the end not beyond {HIGHEST:#x}")
+            raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: both must be multiples of {PAGE}, size positive "
+                             f"and the end not beyond {HIGHEST:#x}")
         self.ram.base = base
         self.ram.size = size
         self.ram.pages = self.ram.size >> PAGE_BITS
@@ -911,7 +911,8 @@ cdef class Ram(_Tree):
 
     cdef int check_status(self, ram_status_t status, doing) except -1:
         if status == RAM_QUOTA:
-            raise MemoryError(f"{doing} needs more than the limit of {self.ram.limit} frames; {self.ram.owned} are owned")
+            raise MemoryError(f"{doing} needs more than the limit of {self.ram.limit} frames; "
+                              f"{self.ram.owned} are owned")
         if status != RAM_OK:
             raise MemoryError(f"{doing}: the host has no memory to give")
         return 0

@@ -6,7 +6,7 @@ Svadu), "H" ("Two-Stage Address Translation") and "Physical Memory Protection". 
 (privilege, V, SUM, MXR, satp, hgatp): special accesses pass another context and are no modes of this file.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from arch cimport *
 from cache cimport *

@@ -72,8 +72,8 @@ cdef struct ram_t:
     uint64_t owned      # frames in its tree that it allocated itself: what `limit` bounds
     int64_t fail_after  # fault injection: allocations until one fails, negative for never
     # Told before a shared frame is replaced by a private copy, so that its translations are dropped (rule 9). `old` is
-    # NULL where the page was absent: whoever maps a page of zeros for reading drops that. `new` is NULL when the copy is
-    # about to be written without a word to the listener: then what was derived from the content goes as well.
+    # NULL where the page was absent: whoever maps a page of zeros for reading drops that. `new` is NULL when the copy
+    # is about to be written without a word to the listener: then what was derived from the content goes as well.
     void* listener
     void (*replaced)(void* listener, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
     # Frames replaced while a hart may still run their code wait here until no op pointer is live.
@@ -91,7 +91,7 @@ cdef struct ram_api_t:
     frame_t* (*find)(ram_t* ram, uint64_t ppn) noexcept nogil                       # NULL: absent (zeros) or outside
     ram_status_t (*own)(ram_t* ram, uint64_t ppn, frame_t** frame) noexcept nogil   # the only way to writable bytes
     void (*drain)(ram_t* ram) noexcept nogil                                        # free the limbo
-    pt_t* (*pt_of)(frame_t* frame) noexcept nogil                                   # allocate on demand; NULL: no memory
+    pt_t* (*pt_of)(frame_t* frame) noexcept nogil                                  # allocate on demand; NULL: no memory
     void (*set_code_free)(void (*code_free)(void* code) noexcept nogil) noexcept nogil
     void (*unref)(frame_t* frame) noexcept nogil                                    # give back a frame_ref
     const uint8_t* zeros                                                            # 4096 zero bytes, read-only

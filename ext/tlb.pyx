@@ -325,7 +325,8 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
 cdef uint32_t pt_lock = 0
 
 
-cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits, uint64_t atp) noexcept nogil:
+cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits,
+                 uint64_t atp) noexcept nogil:
     """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached.
 
     A level of -1 is the G-stage's: its entries feed translations of addresses that it does not know.
@@ -391,8 +392,8 @@ cdef void fence_note(machine_t* m, frame_t* frame, uint64_t pa, const uint8_t* d
             span = <uint64_t>1 << (12 + 9 * pt.level)
             va = pt.va | slot * span
             va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
-        m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span, pt.level if pt.where == 1 else -1,
-                             pt.atp)
+        m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span,
+                            pt.level if pt.where == 1 else -1, pt.atp)
 
 
 cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil:

@@ -7,7 +7,7 @@ chapters "Machine-Level ISA" ("Trap-Vector Base-Address", "Machine Interrupt Reg
 "H" ("Traps").
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from arch cimport *
 from cache cimport *
@@ -48,7 +48,8 @@ cdef void enter_vs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexce
     h.s.pc = vector(h.s.vstvec, cause)
 
 
-cdef void enter_hs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst, uint64_t gva) noexcept nogil:
+cdef void enter_hs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst,
+                   uint64_t gva) noexcept nogil:
     cdef uint64_t hstatus = h.s.hstatus
     h.s.sepc = pc
     h.s.scause = cause
@@ -70,7 +71,8 @@ cdef void enter_hs(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64
     h.s.pc = vector(h.s.stvec, cause)
 
 
-cdef void enter_m(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst, uint64_t gva) noexcept nogil:
+cdef void enter_m(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t tval2, uint64_t tinst,
+                  uint64_t gva) noexcept nogil:
     cdef uint64_t status = h.s.mstatus
     h.s.mepc = pc
     h.s.mcause = cause
@@ -96,8 +98,8 @@ cdef inline uint8_t world(hart_t* h) noexcept nogil:
     return h.s.priv | h.s.virt << 2
 
 
-cdef void record(hart_t* h, int kind, uint64_t cause, uint64_t tval, uint64_t tval2, uint64_t tinst, uint64_t gva, uint64_t pc,
-                 uint8_t from_, uint8_t to) noexcept nogil:
+cdef void record(hart_t* h, int kind, uint64_t cause, uint64_t tval, uint64_t tval2, uint64_t tinst, uint64_t gva,
+                 uint64_t pc, uint8_t from_, uint8_t to) noexcept nogil:
     """Keep a trap or a return for whoever asked; the run comes back before there is no room for more."""
     cdef machine_t* m = h.m
     cdef trap_record_t* r

@@ -60,8 +60,8 @@ _WHERE = {
     "Disk": "disk", "AsmError": "errors", "ClosedError": "errors", "ConfigError": "errors", "DeviceError": "errors",
     "GuestAddressError": "errors", "HostError": "errors", "LoadError": "errors", "MachineBusy": "errors",
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
-    "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "run", "Condition": "stop", "Stop": "stop",
-    "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
+    "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "run", "Condition": "stop",
+    "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
     "Walk": "walk",
 }
 

@@ -23,7 +23,8 @@ class MissingFence:
     """A translation was used although its page-table entry had changed and the hart had not fenced.
 
     `entry` is the entry's physical address, `old` and `new` its values. `level` is that of the page table, None for an
-    entry of the G-stage or of a table that is used at several places; `va` and `size` are what it covers, then unknown (0).
+    entry of the G-stage or of a table that is used at several places; `va` and `size` are what it covers, then unknown
+    (0).
     The store was made by `store_hart` at `store_pc`, the use by `use_hart` at `use_pc` for `use_va`.
     """
 
@@ -43,9 +44,9 @@ class MissingFence:
 
     def __str__(self) -> str:
         where = "G-stage or shared table" if self.level is None else f"level {self.level}"
-        return (f"entry {self.entry:#x} ({where}) changed from {show_entry(self.old)} to {show_entry(self.new)} by hart "
-                f"{self.store_hart} at pc {self.store_pc:#x}, icount {self.store_icount}; hart {self.use_hart} used it "
-                f"unfenced for {self.use_va:#x} at pc {self.use_pc:#x}, icount {self.use_icount}")
+        return (f"entry {self.entry:#x} ({where}) changed from {show_entry(self.old)} to {show_entry(self.new)} by "
+                f"hart {self.store_hart} at pc {self.store_pc:#x}, icount {self.store_icount}; hart {self.use_hart} "
+                f"used it unfenced for {self.use_va:#x} at pc {self.use_pc:#x}, icount {self.use_icount}")
 
 
 def take(core: Core) -> list[MissingFence]:
