@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pyvirt import fdt
 from pyvirt._hart import Core
 from pyvirt._memory import Ram
-from pyvirt.config import Config, resolve_isa
+from pyvirt.config import G_MODES, Config, resolve_isa
 from pyvirt.devices.base import Clock, Device, IrqLine, Wiring
 from pyvirt.devices.clint import Clint
 from pyvirt.devices.plic import Plic
@@ -54,7 +54,8 @@ class Board:
         self.ram = Ram(RAM_BASE, config.ram, 0 if memory_limit is None else max(memory_limit // PAGE, 1))
         self.core = Core(
             self.ram, harts=config.harts, exts=self.isa.exts, satp_modes=self.isa.satp_modes, ratio=config.ratio,
-            quantum=config.quantum, core=core)
+            quantum=config.quantum, core=core, transform=config.htinst == "transformed", vmid_bits=config.vmid_bits,
+            geilen=config.hgeie, g_modes=sum(G_MODES[mode] for mode in config.g_modes))
         self.placement = Placement(RAM_BASE, config.ram)
         self.placed: list[Placed] = []
         self.uart: Uart | None = None

@@ -5,9 +5,10 @@ A resolved string names every extension, in one order, so that equal machines ha
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from pyvirt._hart import EXTENSIONS
 from pyvirt.errors import ConfigError
@@ -24,6 +25,10 @@ _IMPLIES = {
 }
 _G = ("m", "a", "f", "d", "zicntr", "zicsr", "zifencei")
 _TRANSLATION = ("sv39", "sv48", "sv57")
+
+# Modes of the G-stage, and their bits in hgatp's field as the core counts them.
+G_MODES = {"sv39x4": 1 << 8, "sv48x4": 1 << 9, "sv57x4": 1 << 10}
+VMID_BITS_MAX, HGEIE_MAX = 14, 63
 
 DEFAULT_ISA = "rv64imafdch_" + "_".join(_MULTI)
 RAM_MIN, RAM_MAX = 4096, 1 << 44
@@ -154,11 +159,34 @@ def choice(value: object, *, name: str, allowed: tuple[object, ...]) -> None:
     raise ConfigError(f"{name}: {value!r} is not allowed{hint}; allowed: {', '.join(map(repr, allowed))}")
 
 
+def hypervisor_options(isa: Isa, *, htinst: object, vmid_bits: object, hgeie: object,
+                       g_modes: object) -> dict[str, Any]:
+    """Return the checked choices that the manual leaves to an implementation of H, as fields of Config."""
+    choice(htinst, name="htinst", allowed=("zero", "transformed"))
+    if g_modes is not None and (isinstance(g_modes, str) or not isinstance(g_modes, Iterable)):
+        raise ConfigError(f"g_modes: {g_modes!r} is not allowed; allowed: None for those of the ISA, or a list of "
+                          f"{', '.join(map(repr, G_MODES))}")
+    asked = None if g_modes is None else tuple(g_modes)
+    for mode in asked or ():
+        choice(mode, name="g_modes", allowed=tuple(G_MODES))
+    found = {"htinst": htinst, "vmid_bits": integer(vmid_bits, name="vmid_bits", low=0, high=VMID_BITS_MAX),
+             "hgeie": integer(hgeie, name="hgeie", low=0, high=HGEIE_MAX)}
+    if "h" not in isa.string.partition("_")[0][4:]:
+        for name, value in {**found, "g_modes": asked}.items():
+            if value not in (None, getattr(Config, name)):
+                raise ConfigError(f"{name}: {value!r} needs the hypervisor extension, which ISA {isa.string} has not; "
+                                  "allowed: an ISA with h")
+        return {**found, "g_modes": ()}
+    offered = tuple(mode for mode, bit in G_MODES.items() if (isa.satp_modes & bit if asked is None else mode in asked))
+    return {**found, "g_modes": offered}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What decides how a machine behaves; part of its digest. Host facts (core, paths, limits) are not here.
 
-    `isa` is resolved, `ram` in bytes, `ratio` in instructions per tick of 10 MHz, `quantum` in instructions.
+    `isa` is resolved, `ram` in bytes, `ratio` in instructions per tick of 10 MHz, `quantum` in instructions. `htinst`,
+    `vmid_bits`, `hgeie` (guest external interrupts) and `g_modes` are choices of the hypervisor extension.
     """
 
     board: str = "virt-1"
@@ -169,3 +197,7 @@ class Config:
     seed: int = 0
     ratio: int = 100
     quantum: int = 2000
+    htinst: str = "zero"
+    vmid_bits: int = VMID_BITS_MAX
+    hgeie: int = 0
+    g_modes: tuple[str, ...] = tuple(G_MODES)

@@ -14,7 +14,19 @@ from typing import Any, NoReturn, SupportsIndex
 
 from pyvirt.board import BOARDS, RAM_BASE, Board
 from pyvirt.boot import Boot
-from pyvirt.config import HARTS_MAX, RAM_MAX, RAM_MIN, Config, choice, integer, parse_size, resolve_isa, show_size
+from pyvirt.config import (
+    HARTS_MAX,
+    RAM_MAX,
+    RAM_MIN,
+    VMID_BITS_MAX,
+    Config,
+    choice,
+    hypervisor_options,
+    integer,
+    parse_size,
+    resolve_isa,
+    show_size,
+)
 from pyvirt.console import Console
 from pyvirt.devices.base import Device
 from pyvirt.digest import DiskDigests, machine_digest
@@ -114,6 +126,10 @@ class Machine:
     `fences="check"` notes in `missing_fences` every use of a translation whose page-table entry changed without the
     fence that the manual asks for. `echo=True` copies the console to stdout, `log=` to a file.
 
+    The manual leaves choices to an implementation of H, and hypervisors have to work with either: `htinst` is "zero" or
+    "transformed" (what htinst and mtinst say of explicit accesses), `vmid_bits` 0 to 14, `hgeie` 0 to 63 guest external
+    interrupts, `g_modes` a list of "sv39x4", "sv48x4", "sv57x4" (default: as the ISA's modes).
+
     Raises ConfigError naming the option, what was found and what is allowed.
 
     >>> with Machine(board="bare", ram="1M") as vm:
@@ -127,7 +143,9 @@ class Machine:
                  disks: Sequence[str | os.PathLike[str] | Disk] = (), devices: Sequence[Device | Placed] = (),
                  board: str = "virt-1", firmware: str | os.PathLike[str] | bytes = "builtin", core: str | None = None,
                  memory_limit: SupportsIndex | str | None = None, clock: str = "virtual", seed: int = 0,
-                 fences: str = "off", echo: Any = False, log: str | os.PathLike[str] | None = None) -> None:
+                 htinst: str = "zero", vmid_bits: int = VMID_BITS_MAX, hgeie: int = 0,
+                 g_modes: Sequence[str] | None = None, fences: str = "off", echo: Any = False,
+                 log: str | os.PathLike[str] | None = None) -> None:
         self._closed = False
         self._lock = threading.Lock()
         self._runner_thread: int | None = None
@@ -137,10 +155,12 @@ class Machine:
         choice(clock, name="clock", allowed=("virtual", "host"))
         choice(core, name="core", allowed=(None, "threaded", "switch"))
         choice(fences, name="fences", allowed=("off", "check"))
+        resolved = resolve_isa(isa)
         self._config = Config(
-            board=board, isa=resolve_isa(isa).string, harts=integer(harts, name="harts", low=1, high=HARTS_MAX),
+            board=board, isa=resolved.string, harts=integer(harts, name="harts", low=1, high=HARTS_MAX),
             ram=parse_size(ram, name="ram", low=RAM_MIN, high=RAM_MAX, multiple=RAM_MIN), clock=clock,
-            seed=integer(seed, name="seed", low=-(1 << 63), high=U64))
+            seed=integer(seed, name="seed", low=-(1 << 63), high=U64), **hypervisor_options(
+                resolved, htinst=htinst, vmid_bits=vmid_bits, hgeie=hgeie, g_modes=g_modes))
         limit = None if memory_limit is None else parse_size(memory_limit, name="memory_limit", low=4096, high=1 << 60)
         self._firmware = firmware
         self._fw_kind = "none"
@@ -231,7 +251,8 @@ class Machine:
             self._in_hook = False
 
     def _walk(self, hart: Hart, va: int, **how: Any) -> Walk:
-        return explain(hart, va, devices=lambda: self._board.map, **how)
+        transformed = self._config.htinst == "transformed"
+        return explain(hart, va, devices=lambda: self._board.map, transformed=transformed, **how)
 
     def _typed(self, data: bytes) -> None:
         if self._closed:
