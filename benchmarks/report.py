@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from measure import Sample, Spread
-from workloads import MEANS, WORKLOADS, Boot, Program, Workload
+from workloads import MEANS, Boot, Program, Workload
 
 BEGIN, END = "<!-- results: written by benchmarks/run.py -->", "<!-- end of results -->"
 NAMES = {"spike": "Spike", "qemu": "QEMU"}
@@ -142,14 +142,11 @@ def markdown(results: Results, facts: Mapping[str, str], peers: list[str]) -> st
     for title, text in titled:
         if text:
             parts.append(f"{title}\n\n{text}".strip())
-    if any(m.factor.get(p, 1.0) != 1.0 for m in results.of.values() for p in peers):
-        parts.append("\\* A peer ran a part of the length (" + _parts() + "); its time is scaled up, less start-up.")
+    short = [f"{name} {100 / factor:.0f} % on {NAMES[peer]}" for name, m in results.of.items()
+             for peer, factor in m.factor.items() if factor != 1.0]
+    if short:
+        parts.append(f"\\* Run in part, its time less start-up scaled up: {', '.join(short)}.")
     return "\n\n".join(parts) + "\n"
-
-
-def _parts() -> str:
-    short = {(p, percent) for w in WORKLOADS if isinstance(w, Program) for p, percent in w.short.items()}
-    return ", ".join(f"{NAMES[p]} {percent} %" for p, percent in sorted(short))
 
 
 def write_docs(path: Path, text: str) -> None:
