@@ -43,8 +43,8 @@ def make_csrs(setting: str, seed: int, absent: tuple[int, ...] = ()) -> Program:
 
 
 def make_walk(sv: int, svx4: int, seed: int) -> Program:
-    """Page tables of two stages; 0 is bare."""
-    text = hyp_walks.TwoStages(sv, svx4, seed).text()
+    """Page tables of two stages; 0 is bare. Half the seeds keep the caches warm."""
+    text = hyp_walks.TwoStages(sv, svx4, seed, warm=bool(seed & 4)).text()
     return program(f"hyp-sv{sv}-sv{svx4}x4-{seed}", text, ram=hyp_walks.RAM, paged=True, isa=PAGED_ISA)
 
 

@@ -63,12 +63,17 @@ def g_entry(rng: random.Random, level: int, page: int) -> int:
 
 @dataclass
 class TwoStages:
-    """The random choices of one program; a stage of 0 is bare."""
+    """The random choices of one program; a stage of 0 is bare.
+
+    A warm program keeps to few pages and changes neither menvcfg nor henvcfg: what was cached for one access is there
+    for the next, and an edit must take it away.
+    """
 
     sv: int
     svx4: int
     seed: int
     tests: int = 120
+    warm: bool = False
     rng: random.Random = field(init=False)
     tables: dict[int, list[int]] = field(init=False)
     g_tables: dict[int, list[int]] = field(init=False)
@@ -92,17 +97,21 @@ class TwoStages:
         if rng.random() < 0.6 and self.svx4:
             ppn = WINDOW >> 12
             if level == 0:
-                ppn += rng.randrange(FREE)
+                ppn += rng.randrange(2 if self.warm else FREE)
             elif rng.random() < 0.3:
                 ppn = 1 << rng.randrange(27, 44)
             found = found & ~(((1 << 44) - 1) << 10) | ppn >> 9 * level << 9 * level << 10
         return found
 
+    def place(self, levels: int) -> tuple[int, int]:
+        """Return a level and an index of an entry in its table."""
+        rng = self.rng
+        return rng.choice((0, 0, 0, *range(levels))), rng.randrange(2 if self.warm else FREE)
+
     def window(self, offset: int) -> tuple[int, int, int]:
         """Return (level, index, guest physical address) of a byte that an entry of the G-stage governs."""
         rng, top = self.rng, LEVELS.get(self.svx4, 1)
-        level = rng.choice((0, 0, 0, *range(top)))
-        index = rng.randrange(FREE)
+        level, index = self.place(top)
         if level == 0:
             gpa = WINDOW + (index << 12) + offset
         else:
@@ -116,8 +125,7 @@ class TwoStages:
     def address(self, offset: int) -> tuple[int, int, int]:
         """Return (level, index, virtual address) of a byte that an entry of the first stage governs."""
         rng, top = self.rng, LEVELS[self.sv]
-        level = rng.choice((0, 0, 0, *range(top)))
-        index = rng.randrange(24)
+        level, index = self.place(top)
         if level == 0:
             # By which table: 0 is the one as it lies, the others lead to it through pages of the window.
             way = rng.choice((0, 0, *range(1, 7)))
@@ -138,14 +146,14 @@ class TwoStages:
         if rng.random() < 0.5:
             return ""
         if self.sv and (not self.svx4 or rng.random() < 0.5):
-            level = rng.choice((0, 0, *range(LEVELS[self.sv])))
-            index = rng.randrange(24)
+            level, index = self.place(LEVELS[self.sv])
             value = self.tables[level][index] = self.entry(level)
             slot = TABLES + 0x1000 * level + 8 * (index if level == 0 else 8 + index)
             fence = rng.choice(("hfence.vvma", "hfence.vvma x0, x0", "hfence.gvma"))
         elif self.svx4:
-            level = rng.choice((0, 0, 0, *range(LEVELS[self.svx4])))
-            index = rng.randrange(PAGES if level == 0 else 24)
+            level, index = self.place(LEVELS[self.svx4])
+            if level == 0 and rng.random() < 0.3:
+                index = rng.randrange(FREE, PAGES)
             value = self.g_tables[level][index] = g_entry(rng, level, self.page(index))
             slot = self.g_slot(level, index)
             fence = "hfence.gvma"
@@ -184,6 +192,8 @@ class TwoStages:
             body = f"{on}\n {body}\n li t2, 0x20000\n csrc mstatus, t2"
         sum_mxr, guest_sum_mxr = (rng.choice((0, 0x4_0000, 0x8_0000, 0xC_0000)) for _ in range(2))
         menvcfg, henvcfg = (rng.choice((0, 1 << 61, 1 << 62, 3 << 61, 3 << 61)) | 0xF0 for _ in range(2))
+        if self.warm:
+            menvcfg = henvcfg = 0xF0 | (self.seed & 3) << 61
         hstatus = rng.choice((0x200, 0x300)) if world == U or rng.random() < 0.5 else rng.choice((0, 0x100))
         medeleg = rng.choice((0, 0xF0_B1FF))
         status = sum_mxr | (world & 3) << 11 | (world >> 2) << 39
@@ -222,7 +232,7 @@ body_{i}:
 
     def text(self) -> str:
         """Return the text of the program."""
-        first = TwoStages(self.sv, self.svx4, self.seed, self.tests)
+        first = TwoStages(self.sv, self.svx4, self.seed, self.tests, self.warm)
         tests = [self.test(i) for i in range(self.tests)]
         vsatp = hgatp = 0
         if self.sv:
