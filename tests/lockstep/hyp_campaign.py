@@ -5,10 +5,10 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.lockstep import harness, hyp_causes, hyp_csrs, hyp_insns, hyp_walks
-from tests.lockstep.campaign import SLICES, STEP, STRIDES, SWITCH, Way, Ways, program
+from tests.lockstep import harness, hyp_causes, hyp_csrs, hyp_insns, hyp_mixes, hyp_walks
+from tests.lockstep.campaign import SLICES, STEP, STRIDES, SWITCH, Way, Ways, program, table
 from tests.lockstep.harness import Program, Result
-from tests.lockstep.hyp_machines import HYP_ISA, VS, HypLockStep, HypPyvirt, HypSpike, M
+from tests.lockstep.hyp_machines import ALIAS, HYP_ISA, VS, HypLockStep, HypPyvirt, HypSpike, M
 
 PAGED_ISA = HYP_ISA + "_zicclsm"  # misaligned loads and stores work in Spike
 MODES = (39, 48, 57, hyp_walks.BARE)
@@ -48,6 +48,14 @@ def make_walk(sv: int, svx4: int, seed: int) -> Program:
     return program(f"hyp-sv{sv}-sv{svx4}x4-{seed}", text, ram=hyp_walks.RAM, paged=True, isa=PAGED_ISA)
 
 
+def make_mix(world: int, taker: str, seed: int) -> Program:
+    """Random control flow in a guest, with interrupts."""
+    name = f"hyp-mix-{hyp_mixes.NAMES[world, taker]}-{seed}"
+    p = program(name, hyp_mixes.text(table(), seed, world=world, taker=taker), paged=True, isa=PAGED_ISA)
+    p.lines = (p.symbols["lines"], p.symbols["lines"] + ALIAS)
+    return p
+
+
 def run(p: Program, way: Way) -> Result:
     """Run a program on both machines. Raises harness.Divergence where they differ."""
     rng = random.Random(p.name)
@@ -72,6 +80,10 @@ def plan() -> dict[str, list[tuple[Callable[[], Program], Ways]]]:
             (later(make_walk, sv, x, 1), ((STEP, SLICES, SWITCH)[(sv + x) % 3],))
             for sv in MODES for x in MODES if sv or x
         ],
+        "mixes": [
+            (later(make_mix, *combination, 1), ((SLICES, SWITCH)[i % 2],))
+            for i, combination in enumerate(hyp_mixes.COMBINATIONS)
+        ],
     }
 
 
@@ -90,4 +102,6 @@ def endless(first: int) -> Iterator[tuple[Program, Way]]:
             for x in MODES:
                 if sv or x:
                     yield make_walk(sv, x, seed), way
+        for combination in hyp_mixes.COMBINATIONS:
+            yield make_mix(*combination, seed), way
         seed += 1
