@@ -353,6 +353,8 @@ cdef struct core_api_t:
     int (*sys)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
     # hart_threaded.pyx and hart_switch.pyx
     handler_t* handlers
+    handler_t* slow         # slow halves, by opcode
+    handler_t* fused        # NULL: no fusion
     void (*run_threaded)(hart_t* h, op_t* op, int64_t n) noexcept nogil
     void (*run_switch)(hart_t* h, op_t* op, int64_t n) noexcept nogil
 

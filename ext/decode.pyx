@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from arch cimport *
 from cache cimport *
+from cover cimport *
 from opcodes cimport *
 from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_alone, frame_t
 
@@ -305,6 +306,57 @@ cdef int draft_insn(draft_t* d, uint64_t exts, uint32_t raw, int length, int off
     return (flag & OPF_END) != 0 or opcode == OP_ILLEGAL
 
 
+cdef inline int fused_find(const uint32_t* keys, int count, uint32_t key) noexcept nogil:
+    cdef int low = 0, high = count, mid
+    while low < high:
+        mid = (low + high) >> 1
+        if keys[mid] < key:
+            low = mid + 1
+        else:
+            high = mid
+    return low if low < count and keys[low] == key else -1
+
+
+cdef inline int forwards(const op_t* op) noexcept nogil:
+    """Say where the next op takes this one's result from: 1 its rs1, 2 its rs2, 0 neither."""
+    if (&op[1]).rs1 == op.rd:
+        return 1
+    return 2 if (&op[1]).rs2 == op.rd else 0
+
+
+cdef void draft_fuse(draft_t* d, handler_t* fused) noexcept nogil:
+    """Cover the block with groups so that it takes the fewest dispatches; only the first op of a group changes."""
+    cdef int cost[68]
+    cdef int size[68]
+    cdef int row[68]
+    cdef int i, at, found
+    cdef uint32_t key
+    cost[d.count] = 0
+    for i in range(d.count - 1, -1, -1):
+        cost[i] = cost[i + 1] + 1
+        size[i] = 1
+        if i + 2 > d.count:
+            continue
+        key = d.metas[i].opcode * <uint32_t>FUSED_BASE + d.metas[i + 1].opcode
+        at = fused_find(fused_pair_keys, FUSED_PAIRS, key)
+        if at >= 0 and cost[i + 2] + 1 < cost[i]:
+            found = fused_pair_rows[at * 3 + forwards(&d.ops[i])]
+            if found >= 0:
+                cost[i], size[i], row[i] = cost[i + 2] + 1, 2, found
+        if i + 3 > d.count:
+            continue
+        at = fused_find(fused_triple_keys, FUSED_TRIPLES, key * <uint32_t>FUSED_BASE + d.metas[i + 2].opcode)
+        if at >= 0 and cost[i + 3] + 1 < cost[i]:
+            found = fused_triple_rows[at * 9 + forwards(&d.ops[i]) * 3 + forwards(&d.ops[i + 1])]
+            if found >= 0:
+                cost[i], size[i], row[i] = cost[i + 3] + 1, 3, found
+    i = 0
+    while i < d.count:
+        if size[i] > 1:
+            d.ops[i].fn = fused[row[i]]
+        i += size[i]
+
+
 cdef void draft_stubs(draft_t* d, int inside, handler_t* handlers) noexcept nogil:
     """Add the stubs of all exits and point the exits at them."""
     cdef int i, near
@@ -353,6 +405,8 @@ cdef op_t* block_decode(machine_t* m, code_t* code, uint32_t off) noexcept nogil
         return NULL
     if not done:
         draft_exit(&d, OP_GOTO, OP_GOTO_FAR, idx, idx, at, at, 1, handlers)
+    if m.api.fused != NULL:
+        draft_fuse(&d, m.api.fused)
     draft_stubs(&d, 1, handlers)
     chunk = code.chunks
     if chunk == NULL or chunk.used + d.count > CHUNK_OPS:

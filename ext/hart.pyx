@@ -20,7 +20,7 @@ from opcodes cimport OP_HFENCE_GVMA, OP_SFENCE_VMA
 from ram cimport RAM_OK, frame_t, ram_api_t, ram_t
 from state cimport HSM_STARTED, HSM_STOPPED, STATE_VERSION, clock_state_t, hart_state_t
 
-from pyvirt import _access, _bus, _csr, _decode, _fence, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
+from pyvirt import _access, _bus, _csr, _decode, _fence, _hart_fused, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
 
 
 cdef extern from *:
@@ -45,8 +45,10 @@ cdef const ram_api_t* mem_api
 cdef load_api():
     global mem_api
     memset(&api, 0, sizeof(api))
-    for module in (_tlb, _mmu, _access, _decode, _fence, _csr, _trap, _hart_threaded, _hart_switch):
+    for module in (_tlb, _mmu, _access, _decode, _fence, _csr, _trap, _hart_threaded, _hart_fused, _hart_switch):
         (<fill_fn>PyCapsule_GetPointer(module.api_capsule(), "pyvirt.fill"))(&api)
+    if os.environ.get("PYVIRT_FUSION", "1") == "0":
+        api.fused = NULL
     mem_api = <const ram_api_t*>PyCapsule_GetPointer(_memory.api_capsule(), "pyvirt.ram_api_t")
     mem_api.set_code_free(api.code_free)
 

@@ -21,6 +21,31 @@ from insn_m cimport *
 from opcodes cimport *
 
 
+cdef extern from *:
+    """
+    #ifdef PYVIRT_PROFILE
+    /* How often three ops follow each other inside a block: what fusion.txt is chosen from. One machine at a time. */
+    static unsigned long long profile_counts[300][300][300];
+    static const char *profile_last;
+    static int profile_one, profile_two;
+    static inline void profile_note(const void *op, int opcode) {
+        if ((const char *)op != profile_last + 16) profile_one = profile_two = 0;
+        profile_counts[profile_one][profile_two][opcode]++;
+        profile_one = profile_two; profile_two = opcode; profile_last = (const char *)op;
+    }
+    static inline unsigned long long profile_get(int a, int b, int c) { return profile_counts[a][b][c]; }
+    #define PROFILED 1
+    #else
+    #define profile_note(op, opcode) ((void)0)
+    #define profile_get(a, b, c) 0ULL
+    #define PROFILED 0
+    #endif
+    """
+    void profile_note(op_t* op, int opcode) noexcept nogil
+    uint64_t profile_get(int a, int b, int c) noexcept nogil
+    const int PROFILED
+
+
 cdef op_t* jump_slow(hart_t* h, uint64_t pc, int64_t n) noexcept nogil:
     h.s.pc = pc
     h.n = n
@@ -45,6 +70,17 @@ cdef void run_switch(hart_t* h, op_t* op, int64_t n) noexcept nogil:
 
 cdef void fill_api(core_api_t* api) noexcept nogil:
     api.run_switch = run_switch
+
+
+def profile() -> dict[tuple[int, int, int], int]:
+    """Return how often three opcodes were executed in a row in a block (0: the block began), since the process began.
+
+    RuntimeError unless the module was built with -DPYVIRT_PROFILE.
+    """
+    if not PROFILED:
+        raise RuntimeError("this build does not count; build with CFLAGS=-DPYVIRT_PROFILE")
+    return {(a, b, c): profile_get(a, b, c) for a in range(OP_COUNT) for b in range(OP_COUNT) for c in range(OP_COUNT)
+            if profile_get(a, b, c)}
 
 
 def api_capsule() -> object:

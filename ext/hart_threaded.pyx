@@ -34,6 +34,10 @@ cdef void jump_slow(hart_t* h, op_t* pc, uint64_t* x, int64_t n) noexcept nogil:
         op.fn(h, op, x, n)
 
 
+cdef void leave_slow(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:
+    leave_at(h, op, n)
+
+
 include "threaded.pxi"
 
 
@@ -84,6 +88,7 @@ def probe() -> bool:
 
 cdef void fill_api(core_api_t* api) noexcept nogil:
     api.handlers = &handlers[0]
+    api.slow = &slow[0]
     api.run_threaded = run_threaded
 
 
