@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 COMMAND = "python -m pip install -e ."
-SUFFIXES = (".pyx", ".pxd", ".pxi", ".py", ".h")
+SUFFIXES = (".pyx", ".pxd", ".pxi", ".py", ".h", ".txt")
 
 
 def sources(tree: Path) -> dict[str, str]:
