@@ -38,6 +38,7 @@ def test_kvm_sees_the_extension_and_its_guest_runs(guest: Guest) -> None:
         said = vm.console.text
     # What KVM finds by writing hgatp and reading it back, and what its guest computes.
     for line in ("hypervisor extension available", "G-stage page table mode is Sv57x4",
-                 "VMID 14 bits available", "hello from VS-mode", "sum 2666664666667000000 (ok)", "VS-stage load 63 (ok)"):
+                 "VMID 14 bits available", "hello from VS-mode", "sum 2666664666667000000 (ok)",
+                 "VS-stage load 63 (ok)"):
         assert line in said
     assert (stop.reason, stop.exit_code) == (StopReason.EXIT, 0)
