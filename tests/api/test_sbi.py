@@ -32,9 +32,8 @@ def vm() -> Iterator[pv.Machine]:
         yield machine
 
 
-@pytest.fixture
-def call(vm: pv.Machine) -> Call:
-    """Return a function that makes one call and returns (error, value)."""
+def caller(vm: pv.Machine) -> Call:
+    """Return a function that makes one call on a machine and returns (error, value)."""
     def one(extension: int, function: int, *args: int) -> tuple[int, int]:
         hart = vm.hart
         hart.pc, hart.a7, hart.a6 = ENTRY, extension, function
@@ -43,6 +42,11 @@ def call(vm: pv.Machine) -> Call:
         vm.run(until=pv.at(ENTRY + 4), instructions=20_000)
         return signed(hart.a0), hart.a1
     return one
+
+
+@pytest.fixture
+def call(vm: pv.Machine) -> Call:
+    return caller(vm)
 
 
 def test_base(call: Call) -> None:
@@ -109,12 +113,16 @@ def test_ipi(vm: pv.Machine, call: Call) -> None:
     assert call(sbi.IPI, 1, 1, 0) == (sbi.NOT_SUPPORTED, 0)
 
 
-def test_rfence(call: Call) -> None:
-    for function in (0, 1, 2):
-        assert call(sbi.RFENCE, function, 3, 0, 0, U64) == (0, 0)
-        assert call(sbi.RFENCE, function, 4, 0) == (sbi.INVALID_PARAM, 0)
-    for function in (3, 6, 7):
-        assert call(sbi.RFENCE, function, 1, 0) == (sbi.NOT_SUPPORTED, 0)
+@pytest.mark.parametrize(("isa", "functions"), [("rv64gch", 7), ("rv64gc", 3)])
+def test_rfence(isa: str, functions: int) -> None:
+    """Functions 3 to 6 are the hypervisor's fences, and there with H only."""
+    with pv.Machine(ram=RAM, harts=2, isa=isa).load(kernel=pv.asm(CALLER, at=ENTRY)) as vm:
+        call = caller(vm)
+        for function in range(functions):
+            assert call(sbi.RFENCE, function, 3, 0, 0, U64) == (0, 0)
+            assert call(sbi.RFENCE, function, 4, 0) == (sbi.INVALID_PARAM, 0)
+        for function in range(functions, 9):
+            assert call(sbi.RFENCE, function, 1, 0) == (sbi.NOT_SUPPORTED, 0)
 
 
 # -- harts
