@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from pyvirt.errors import MachineBusy as MachineBusy
     from pyvirt.errors import NotReached as NotReached
     from pyvirt.errors import PyvirtError as PyvirtError
+    from pyvirt.exits import Exits as Exits
     from pyvirt.fdt import Placed as Placed
     from pyvirt.hart import CsrValue as CsrValue
     from pyvirt.hart import Hart as Hart
+    from pyvirt.levels import Guest as Guest
+    from pyvirt.levels import Level as Level
     from pyvirt.machine import Machine as Machine
     from pyvirt.memory import Memory as Memory
     from pyvirt.run import Input as Input
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from pyvirt.stop import at as at
     from pyvirt.stop import trap as trap
     from pyvirt.stop import when as when
+    from pyvirt.trace import Hook as Hook
+    from pyvirt.trace import Return as Return
+    from pyvirt.trace import Trace as Trace
     from pyvirt.walk import Walk as Walk
 
 _WHERE = {
@@ -62,6 +68,7 @@ _WHERE = {
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
     "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "run", "Condition": "stop",
     "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
+    "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
     "Walk": "walk",
 }
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex
 
@@ -32,14 +33,17 @@ from pyvirt.devices.base import Device
 from pyvirt.digest import DiskDigests, machine_digest
 from pyvirt.disk import Disk
 from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached
+from pyvirt.exits import Exits
 from pyvirt.fdt import Placed
 from pyvirt.fences import MissingFence
 from pyvirt.fences import take as take_fences
 from pyvirt.hart import Hart
+from pyvirt.levels import Guest, Level, Levels
 from pyvirt.memory import Memory
 from pyvirt.placement import Range
 from pyvirt.run import Input, Runner
-from pyvirt.stop import Condition, Stop, StopReason, condition
+from pyvirt.stop import Condition, Stop, StopReason, Trap, condition
+from pyvirt.trace import Filter, Hook, Trace
 from pyvirt.unpack import Source
 from pyvirt.walk import Walk
 from pyvirt.walker import explain
@@ -175,6 +179,8 @@ class Machine:
             self._board.core.check_fences = fences == "check"
             self._missing_fences: list[MissingFence] = []
             self._runner = Runner(self._board, self.console)
+            self._exits = Exits(self._runner.taps)
+            self._publishers: list[Callable[[Level], Iterable[Guest]]] = []
         except BaseException:
             self._release()
             raise
@@ -340,6 +346,60 @@ class Machine:
             await asyncio.wait([task])
             task.exception()  # what the stopped run raised has no one to go to
             raise
+
+    # -- traps
+    def on_trap(self, function: Callable[[Trap], object] | None = None, *, level: int | Level | None = None,
+                cause: int | str | Iterable[int | str] | None = None, from_: str | Iterable[str] | None = None,
+                to: str | Iterable[str] | None = None) -> Any:
+        """Call a function with each trap, right behind its delivery: a decorator, or a call that returns the Hook.
+
+        Filters: `level` 1 or 2 that traps, or a Level of `vm.levels`; `cause` as in mcause or the manual's name; the
+        worlds that it comes `from_` and goes `to`; lists mean any of theirs. The function may look at the machine and
+        change it. What it raises leaves `run()`, and the machine can go on. `hook.remove()`, or leaving `with hook:`,
+        ends it. A call to the built-in firmware is seen before it is answered.
+        """
+        self._parts()
+        taps = self._runner.taps
+        wanted = Filter.of(level=level, cause=cause, from_=from_, to=to, hyp=taps.hyp, name="on_trap")
+
+        def hook(function: Callable[[Trap], object]) -> Hook:
+            if not callable(function):
+                raise ConfigError(f"on_trap: {function!r} is not allowed; allowed: a callable that takes a Trap")
+            self._parts()
+            return taps.hook(wanted, function)
+
+        return hook if function is None else hook(function)
+
+    def trace(self, path: str | os.PathLike[str] | None = None, *, keep: int = 100_000) -> Trace:
+        """Trace traps and returns from now on: the last `keep` in memory, all of them in the file at `path`.
+
+        The file is a timeline for ui.perfetto.dev; with the suffix .jsonl it has a record a line. `t.stop()` or leaving
+        `with vm.trace() as t:` ends it; `t.save(path)` writes what is kept. Exits are counted meanwhile, too.
+        """
+        self._parts()
+        return Trace(self._runner.taps, exits=self._exits, keep=integer(keep, name="trace: keep", low=0, high=1 << 30),
+                     path=None if path is None else Path(path), ns=100 / self._config.ratio)
+
+    @property
+    def exits(self) -> Exits:
+        """How often guests were left for their hypervisor, why and at what cost; `vm.exits.start()` counts."""
+        self._parts()
+        return self._exits
+
+    @property
+    def levels(self) -> Levels:
+        """The levels of the nest that the machine's state shows: L0, L1, and the guests by hgatp."""
+        self._parts()
+        return Levels(self, self._publishers)
+
+    def publish_levels(self, reader: Callable[[Level], Iterable[Guest]]) -> None:
+        """Let `vm.levels` show deeper levels: `reader(level)` returns the Guests that it finds in a level's memory.
+
+        Only a hypervisor knows its guests' guests; who knows its data structures, or wrote it, says so here.
+        """
+        if not callable(reader):
+            raise ConfigError(f"publish_levels: {reader!r} is not allowed; allowed: a callable that takes a Level")
+        self._publishers.append(reader)
 
     # -- looking
     @property

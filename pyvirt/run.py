@@ -26,6 +26,7 @@ from pyvirt.htif import Htif
 from pyvirt.sbi import Sbi
 from pyvirt.stop import INTERRUPT, U64, At, Condition, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
+from pyvirt.trace import Taps
 
 SLICE_SECONDS = 0.01
 SLICE_MIN, SLICE_MAX = 10_000, 4_000_000
@@ -91,6 +92,7 @@ class Runner:
         self.timed = board.timed
         self.pending: deque[bytes] = deque()
         self.host_clock: HostClock | None = None
+        self.taps = Taps(self.core, hyp=bool(board.isa.exts & EXTENSIONS["h"]))
         if board.uart is not None:
             board.uart.regs.set_notify(board.core.notify())
 
@@ -153,6 +155,7 @@ class Runner:
             self.accept_input()
             self.collect()
             self.console.restart()
+            self.taps.call([], machine)
             stop: Stop | None = None
             while stop is None:
                 interrupts.check()
@@ -196,7 +199,16 @@ class Runner:
         finally:
             self.collect()
         self._adapt(core.icount - begin, time.perf_counter() - started)
-        return self._after(status, limit, event, wait)
+        if not self.taps.on:
+            return self._after(status, limit, event, wait, None)
+        records = self.taps.drain()
+        caught = wait.caught(self.taps.traps(records)) if wait.traps else None
+        try:
+            self.taps.call(records, wait.machine)
+        finally:
+            # Also when a hook raises: the firmware's answer is part of what was begun.
+            stop = self._after(status, limit, event, wait, caught)
+        return stop
 
     def _adapt(self, ran: int, taken: float) -> None:
         if taken > 2 * SLICE_SECONDS:
@@ -217,17 +229,16 @@ class Runner:
                 nearest = when if nearest is None else min(nearest, when)
         return nearest
 
-    def _after(self, status: str, limit: int | None, event: int | None, wait: Waiting) -> Stop | None:
-        if status in ("limit", "slice", "notify", "exit", "request"):
-            return None
+    def _after(self, status: str, limit: int | None, event: int | None, wait: Waiting,
+               caught: Trap | None) -> Stop | None:
+        if status in ("limit", "slice", "notify", "exit", "request", "trap"):
+            return None if caught is None else wait.trapped(caught)
         if status == "sbi":
-            return self._firmware_call(wait)
+            return self._firmware_call(wait, caught)
         if status == "idle":
             return self._idle(limit, event, wait)
         if status == "at":
             return wait.reached()
-        if status == "trap":
-            return wait.trapped(self.last_trap())
         if status == "memory":
             return self.stopped(StopReason.MEMORY, address=self.core.stop_addr)
         if status == "trap_loop":
@@ -236,14 +247,13 @@ class Runner:
             return self.stopped(StopReason.FIRMWARE, trap=self.firmware_trap())
         raise RuntimeError(f"the core stopped with {status!r}, which the run loop does not know")
 
-    def _firmware_call(self, wait: Waiting) -> Stop | None:
+    def _firmware_call(self, wait: Waiting, caught: Trap | None) -> Stop | None:
         assert self.sbi is not None
-        record = self.firmware_trap() if wait.traps else None
         try:
             self.sbi.handle(self.core.current)
         except MemoryError:
             return self.stopped(StopReason.MEMORY, address=self.core.stop_addr)
-        return None if record is None else wait.trapped(record)
+        return None if caught is None else wait.trapped(caught)
 
     def _idle(self, limit: int | None, event: int | None, wait: Waiting) -> Stop | None:
         """Let time jump to the next event of a device; with none, nothing can ever happen again."""
@@ -339,7 +349,7 @@ class Waiting:
                     masks[0] = U64
                 else:
                     masks[part.cause >> 63] |= 1 << (part.cause & 63)
-            core.stop_on_traps(*masks)
+            self.runner.taps.wait_for((masks[0], masks[1]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -349,7 +359,7 @@ class Waiting:
         if self.places:
             core.stop_at([])
         if self.traps:
-            core.stop_on_traps(0, 0)
+            self.runner.taps.wait_for((0, 0))
 
     def next_poll(self, icount: int) -> int | None:
         """Return the next icount at which a callable is to be asked."""
@@ -375,9 +385,15 @@ class Waiting:
         place = self.places.get(self.runner.core.hart(self.runner.core.current).pc)
         return None if place is None else self.runner.stopped(StopReason.UNTIL, condition=str(place))
 
-    def trapped(self, trap: Trap) -> Stop | None:
+    def caught(self, traps: list[Trap]) -> Trap | None:
+        """Return the first trap that was asked for."""
+        return next((trap for trap in traps if any(self._is(part, trap) for part in self.traps)), None)
+
+    @staticmethod
+    def _is(part: OnTrap, trap: Trap) -> bool:
+        return part.cause == trap.cause or (part.cause is None and not trap.cause & INTERRUPT)
+
+    def trapped(self, trap: Trap) -> Stop:
         """Return the stop of a trap that was asked for."""
-        for part in self.traps:
-            if part.cause == trap.cause or (part.cause is None and not trap.cause & INTERRUPT):
-                return self.runner.stopped(StopReason.UNTIL, condition=str(part), trap=trap)
-        return None
+        part = next(part for part in self.traps if self._is(part, trap))
+        return self.runner.stopped(StopReason.UNTIL, condition=str(part), trap=trap)

@@ -41,6 +41,8 @@ INTERRUPTS = {1: "supervisor software interrupt", 2: "VS software interrupt", 3:
               9: "supervisor external interrupt", 10: "VS external interrupt", 11: "machine external interrupt",
               12: "supervisor guest external interrupt"}
 INTERRUPT = 1 << 63
+CAUSE_NAMES = {**{name: number for number, name in enumerate(CAUSES) if name},
+               **{name: number | INTERRUPT for number, name in INTERRUPTS.items()}}
 
 
 def cause_name(cause: int) -> str:
@@ -54,7 +56,8 @@ def cause_name(cause: int) -> str:
 class Trap:
     """A trap as delivered: `cause` as in mcause, `pc` where it happened, `world_from` and `world_to` as `hart.world`.
 
-    `tval2`, `tinst` and `gva` (whether tval is a guest virtual address) belong to the hypervisor extension.
+    `tval2`, `tinst` and `gva` (whether tval is a guest virtual address) belong to the hypervisor extension. `hgatp`
+    says which guest a trap came from, 0 for none.
     """
 
     cause: int
@@ -66,6 +69,18 @@ class Trap:
     tval2: int = 0
     tinst: int = 0
     gva: bool = False
+    hart: int = 0
+    hgatp: int = 0
+
+    @property
+    def name(self) -> str:
+        """The cause's name in the manual."""
+        return cause_name(self.cause)
+
+    @property
+    def level(self) -> int:
+        """The level that trapped, as far as the hart knows: 2 from VS and VU, else 1."""
+        return 2 if self.world_from in ("VS", "VU") else 1
 
     def __str__(self) -> str:
         return (f"{cause_name(self.cause)} (cause {self.cause:#x}) at pc {self.pc:#x}, tval {self.tval:#x}, "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvirt.config import choice
+from pyvirt.errors import GuestAddressError
 from pyvirt.stop import U64, Trap
 from pyvirt.walk import FLAGS, GUEST_PAGE_FAULTS, RULES, Rule, Step, Walk, pte_words
 
@@ -341,3 +342,19 @@ def explain(hart: Hart, va: int, *, world: str | None = None, access: str = "loa
         note = "tinst will be the instruction, transformed"
     return Walk(va=va, access=access, world=world, regime=_regime(first, g), steps=tuple(steps), pa=pa, gpa=gpa,
                 size=size if pa is not None else 0, trap=trap, note=note)
+
+
+def guest_physical(hart: Hart, hgatp: int, gpa: int) -> int:
+    """Return the physical address of a guest physical one under `hgatp`, for whoever looks: a load's or a fetch's.
+
+    Raises GuestAddressError with the rule that refuses it.
+    """
+    walker = _Walker(hart)
+    stage = _Stage("G", hgatp, walker.menvcfg | 1 << ADUE)
+    for access in ("load", "fetch"):
+        stage.steps.clear()
+        try:
+            return walker.second(stage, gpa, access, mxr=False, tinst=0)[0]
+        except _Refused:
+            continue
+    raise GuestAddressError(f"gpa {gpa:#x} is not mapped under hgatp {hgatp:#x}: {stage.steps[-1].rule}")

@@ -122,6 +122,7 @@ PSEUDO = {
     "fsrm a0": "csrrw zero,frm,a0", "frflags a0": "csrrs a0,fflags,zero", "fsflags a0": "csrrw zero,fflags,a0",
     "fence": "fence iorw,iorw", "fence rw,w": "fence rw,w", "fence.tso": "fence.tso", "unimp": "csrrw zero,cycle,zero",
     "sfence.vma": "sfence.vma zero,zero", "sfence.vma a0": "sfence.vma a0,zero", "sfence.vma a0,a1": "sfence.vma a0,a1",
+    "hfence.vvma": "hfence.vvma zero,zero", "hfence.gvma a0": "hfence.gvma a0,zero",
     "add a0,a1,5": "addi a0,a1,5", "sll a0,a1,5": "slli a0,a1,0x5", "sgt a0,a1,a2": "slt a0,a2,a1",
     "fgt.d a0,fa1,fa2": "flt.d a0,fa2,fa1", "zext.w a0,a1": "add.uw a0,a1,zero", "zext.b a0,a1": "andi a0,a1,255",
     "lr.w a0,(a1)": "lr.w a0,(a1)", "lr.d.aq a0,0(a1)": "lr.d.aq a0,(a1)", "sc.w.rl a0,a1,(a2)": "sc.w.rl a0,a1,(a2)",

@@ -25,7 +25,7 @@ RANKS = [
      "config", "csrfields", "fences", "regattrs", "show", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
-    {"snapshot", "walk", "walker", "trace", "levels", "sbi", "htif", "digest"},
+    {"snapshot", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif", "digest"},
     {"machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
