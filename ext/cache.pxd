@@ -23,6 +23,13 @@ cdef enum:
     FENCES_MAX = 256
 
 
+cdef extern from *:
+    """
+    #define NEVER 0xffffffffffffffffULL
+    """
+    const uint64_t NEVER
+
+
 cdef enum status_t:
     ST_OK = 0               # done: go on with the next op
     ST_JUMP = 1             # done: pc is set, look it up (translation or privilege may have changed)
@@ -351,6 +358,8 @@ cdef struct core_api_t:
     uint64_t (*irq)(hart_t* h) noexcept nogil           # the interrupt to take now: its number + 1, or 0
     int (*sret)(hart_t* h) noexcept nogil
     int (*sys)(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil
+    # run.pyx
+    void (*run)(machine_t* m) noexcept nogil
     # hart_threaded.pyx and hart_switch.pyx
     handler_t* handlers
     handler_t* slow         # slow halves, by opcode

@@ -1,7 +1,7 @@
-"""The run loop, and what Python sees of it: `Core`, a machine's harts, clock, bus and caches, and `Hart`, one of them.
+"""What Python sees of the core: `Core`, a machine's harts, clock, bus and caches, and `Hart`, one of them.
 
-Owns the order of things between instructions: interrupts, whose turn it is, how far to go until the next event, what
-a stop means. Time is icount: nothing here reads a host clock. Knows devices only as register files and wires.
+Owns their lifetime, the checks of what comes from Python, and the wires through which devices reach harts. Knows
+devices only as register files and wires.
 """
 from bus cimport capsule_new, capsule_open, clock_t, irq_line_t, mmio_t, notify_t
 from cpython.exc cimport PyErr_CheckSignals
@@ -18,16 +18,11 @@ from arch cimport *
 from cache cimport *
 from opcodes cimport OP_HFENCE_GVMA, OP_SFENCE_VMA
 from ram cimport RAM_OK, frame_t, ram_api_t, ram_t
-from state cimport HSM_STARTED, HSM_STOPPED, STATE_VERSION, clock_state_t, hart_state_t
+from state cimport STATE_VERSION, clock_state_t, hart_state_t
 
-from pyvirt import _access, _bus, _csr, _decode, _fence, _hart_fused, _hart_switch, _hart_threaded, _memory, _mmu, _tlb, _trap
-
-
-cdef extern from *:
-    """
-    #define NEVER 0xffffffffffffffffULL
-    """
-    const uint64_t NEVER
+from pyvirt import (
+    _access, _bus, _csr, _decode, _fence, _hart_fused, _hart_switch, _hart_threaded, _memory, _mmu, _run, _tlb, _trap,
+)
 
 
 cdef enum:
@@ -45,7 +40,7 @@ cdef const ram_api_t* mem_api
 cdef load_api():
     global mem_api
     memset(&api, 0, sizeof(api))
-    for module in (_tlb, _mmu, _access, _decode, _fence, _csr, _trap, _hart_threaded, _hart_fused, _hart_switch):
+    for module in (_tlb, _mmu, _access, _decode, _fence, _csr, _trap, _hart_threaded, _hart_fused, _hart_switch, _run):
         (<fill_fn>PyCapsule_GetPointer(module.api_capsule(), "pyvirt.fill"))(&api)
     if os.environ.get("PYVIRT_FUSION", "1") == "0":
         api.fused = NULL
@@ -78,174 +73,6 @@ def choose_core() -> tuple[str, str]:
     if not THREADED_WORKS:
         return "switch", "in this build handlers call instead of jump"
     return "threaded", "PYVIRT_CORE asks for it" if asked else "handlers jump in this build"
-
-
-# ---- time -------------------------------------------------------------------------------------------------------
-cdef uint64_t icount_of(machine_t* m, uint64_t ticks) noexcept nogil:
-    """Return the first icount from now on at which time has reached `ticks`; NEVER when that is beyond counting."""
-    cdef uint64_t now = time_at(m, m.clock.icount), t = m.clock.icount // m.ratio
-    if now >= ticks:
-        return m.clock.icount
-    if ticks - now >= NEVER // m.ratio - t:
-        return NEVER
-    return (t + (ticks - now)) * m.ratio
-
-
-cdef uint64_t next_event(hart_t* h) noexcept nogil:
-    """Return the icount at which a timer of this hart that mie enables comes due; those already due are pending."""
-    cdef machine_t* m = h.m
-    cdef uint64_t when = NEVER, at, now
-    if h.s.mie >> IRQ_MTI & 1:
-        at = icount_of(m, h.s.mtimecmp)
-        if at > m.clock.icount:
-            when = at
-    if h.s.mie >> IRQ_STI & 1 and (h.s.menvcfg & ENVCFG_STCE or h.s.sbi_timer):
-        at = icount_of(m, h.s.stimecmp)
-        if m.clock.icount < at < when:
-            when = at
-    if h.s.mie >> IRQ_VSTI & 1 and h.s.henvcfg & h.s.menvcfg & ENVCFG_STCE:
-        # The guest's time is ahead by htimedelta, and wraps.
-        now = time_at(m, m.clock.icount)
-        if now + h.s.htimedelta < h.s.vstimecmp:
-            at = icount_of(m, now + (h.s.vstimecmp - h.s.htimedelta - now))
-            if m.clock.icount < at < when:
-                when = at
-    return when
-
-
-# ---- whose turn -------------------------------------------------------------------------------------------------
-cdef inline int runnable(hart_t* h) noexcept nogil:
-    """Say whether a hart may execute now; one that waits goes on when an enabled interrupt is pending."""
-    if h.s.hsm == HSM_STOPPED:
-        return 0
-    if h.s.waiting and not (api.mip(h, h.m.clock.icount) & h.s.mie):
-        return 0
-    return 1
-
-
-cdef void turn_to(machine_t* m, uint32_t i) noexcept nogil:
-    if i != m.clock.current:
-        # A reservation does not survive a change of hart, so plain stores need not look for those of others.
-        m.harts[m.clock.current].s.resv_width = 0
-        m.clock.current = i
-    m.clock.quantum_left = m.quantum
-
-
-cdef hart_t* next_hart(machine_t* m) noexcept nogil:
-    """Return the hart to run, letting time jump when all of them idle; NULL with m.stop set when nothing can happen."""
-    cdef hart_t* h = m.harts[m.clock.current]
-    cdef uint32_t k, i
-    cdef uint64_t when
-    if m.clock.quantum_left and runnable(h):
-        return h
-    while True:
-        for k in range(1, m.nharts + 1):
-            i = (m.clock.current + k) % m.nharts
-            if runnable(m.harts[i]):
-                turn_to(m, i)
-                return m.harts[i]
-        when = NEVER
-        for i in range(m.nharts):
-            if m.harts[i].s.hsm != HSM_STOPPED:
-                when = min(when, next_event(m.harts[i]))
-        if when == NEVER:
-            m.stop = STOP_IDLE
-            return NULL
-        if when > m.limit:
-            m.clock.icount = m.limit
-            m.stop = STOP_LIMIT
-            return NULL
-        m.clock.icount = when
-
-
-# ---- running ----------------------------------------------------------------------------------------------------
-cdef void hart_run(hart_t* h, int64_t budget) noexcept nogil:
-    """Run a hart for up to `budget` instructions, exactly: the threaded core far from the end, the switch near it."""
-    cdef machine_t* m = h.m
-    cdef op_t* op
-    cdef jump_t* j
-    cdef int64_t reserve = BLOCK_MAX if m.core == 0 else 0
-    m.inside = h
-    h.icount_end = m.clock.icount + <uint64_t>budget
-    h.count_end = h.s.count + <uint64_t>budget
-    h.n = budget
-    j = &h.jump[(h.s.pc >> 1) & JUMP_MASK]
-    if j.pc == h.s.pc:
-        op = j.op
-        h.page_va = h.s.pc & PAGE_MASK
-    else:
-        op = api.lookup(h, h.s.pc)
-    if op != NULL:
-        if m.core == 0 and budget > reserve:
-            # The threaded core looks at its budget only where blocks end: it gets less than there is.
-            h.icount_end -= <uint64_t>reserve
-            h.count_end -= <uint64_t>reserve
-            api.run_threaded(h, op, budget - reserve)
-            h.icount_end += <uint64_t>reserve
-            h.count_end += <uint64_t>reserve
-            h.n += reserve
-        else:
-            api.run_switch(h, op, budget)
-    h.icount_end -= <uint64_t>h.n
-    h.count_end -= <uint64_t>h.n
-    h.n = 0
-    m.clock.icount = h.icount_end
-    h.s.count = h.count_end
-    m.inside = NULL
-
-
-cdef void machine_run(machine_t* m) noexcept nogil:
-    """Run until m.stop is set; m.limit is an icount."""
-    cdef hart_t* h
-    cdef uint64_t cause, budget, when, before
-    cdef hart_t* lent = NULL
-    while True:
-        m.leave = 0
-        if m.trim:
-            api.code_trim(m)
-        if m.ram.limbo_len:
-            m.mem.drain(m.ram)
-        if m.stop:
-            break
-        if m.request:
-            m.stop = STOP_REQUEST
-            break
-        if m.clock.icount >= m.limit:
-            m.stop = STOP_LIMIT
-            break
-        h = next_hart(m)
-        if h == NULL:
-            break
-        if h != lent:
-            if lent != NULL:
-                api.fp_end(lent)
-            api.fp_begin(h)
-            lent = h
-        h.s.waiting = 0
-        h.s.hsm = HSM_STARTED   # what wakes a suspended hart is what ends WFI
-        cause = api.irq(h)
-        if cause:
-            h.n = 0
-            h.count_end = h.s.count
-            h.icount_end = m.clock.icount
-            api.deliver(h, INTERRUPT_BIT | (cause - 1), 0, h.s.pc)
-            if m.stop:
-                break
-            api.irq(h)
-        budget = m.limit - m.clock.icount
-        if budget == 0:
-            continue  # time jumped to the limit: not even an attempt to fetch is left
-        when = next_event(h)
-        if when - m.clock.icount < budget:
-            budget = when - m.clock.icount
-        if m.nharts > 1 and m.clock.quantum_left < budget:
-            budget = m.clock.quantum_left
-        before = m.clock.icount
-        hart_run(h, <int64_t>budget)
-        if m.nharts > 1:
-            m.clock.quantum_left -= min(m.clock.quantum_left, m.clock.icount - before)
-    if lent != NULL:
-        api.fp_end(lent)
 
 
 # ---- wires and clock --------------------------------------------------------------------------------------------
@@ -653,7 +480,7 @@ cdef class Core:
                     else self.m.clock.icount + self.slice
                 began = monotonic()
                 with nogil:
-                    machine_run(&self.m)
+                    api.run(&self.m)
                 took = monotonic() - began
                 if took > 0.02 and self.slice > SLICE_MIN:
                     self.slice //= 2

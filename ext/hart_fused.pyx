@@ -4,9 +4,7 @@
 A module of its own, so that it compiles beside the others. Their slow halves are the single handlers'.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from arch cimport PAGE_MASK
 from bits cimport *
 from cache cimport *
 from host cimport *
