@@ -256,6 +256,11 @@ cdef struct hart_t:
     uint64_t sink           # x[32]: where rd = x0 goes; must follow s
 
 
+cdef enum hyper_t:
+    HYPER_HOST = 1          # a trap into HS-mode ends a run in STOP_HYPER, delivered
+    HYPER_GUEST = 2         # and one into VS-mode too
+
+
 cdef struct machine_t:
     ram_t* ram
     const ram_api_t* mem
@@ -284,7 +289,7 @@ cdef struct machine_t:
     uint64_t trap_stops[2]  # causes whose delivery ends a run, a bit each: exceptions, interrupts
     uint64_t watch          # pa of an aligned doubleword, stores to which end a run with STOP_NOTIFY, or 1 for none
     fences_t* fences        # what is known of fences, or NULL: not checked
-    uint32_t hyper          # no HS-mode software runs: a trap into HS-mode ends in STOP_HYPER, delivered
+    uint32_t hyper          # bits of hyper_t: no HS-mode software runs
     trap_record_t* records  # where traps are written while someone wants them, or NULL
     uint32_t nrecords
     uint32_t records_cap

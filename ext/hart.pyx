@@ -393,11 +393,20 @@ cdef class Core:
     @property
     def hyper(self) -> bool:
         """Whether the host stands in for HS-mode software: traps into it are delivered and end the run ("hyper")."""
-        return bool(self.m.hyper)
+        return bool(self.m.hyper & HYPER_HOST)
 
     @hyper.setter
     def hyper(self, bint value) -> None:
-        self.m.hyper = value
+        self.m.hyper = (self.m.hyper & ~HYPER_HOST) | (HYPER_HOST if value else 0)
+
+    @property
+    def hyper_guest(self) -> bool:
+        """Whether traps into VS-mode end the run with "hyper" too, behind their delivery."""
+        return bool(self.m.hyper & HYPER_GUEST)
+
+    @hyper_guest.setter
+    def hyper_guest(self, bint value) -> None:
+        self.m.hyper = (self.m.hyper & ~HYPER_GUEST) | (HYPER_GUEST if value else 0)
 
     @property
     def check_fences(self) -> bool:
@@ -738,10 +747,11 @@ cdef class Hart:
         else:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
 
-    def fenced(self) -> None:
-        """Note, while fences are checked, that firmware fenced all addresses of every stage on this hart."""
+    def fenced(self, *, bint guest=False) -> None:
+        """Note, while fences are checked, that all addresses of every stage (`guest`: of the G-stage) were fenced here."""
         if self.h.m.fences != NULL:
-            api.fence_done(self.h, OP_SFENCE_VMA, 0, 1)
+            if not guest:
+                api.fence_done(self.h, OP_SFENCE_VMA, 0, 1)
             api.fence_done(self.h, OP_HFENCE_GVMA, 0, 1)
 
     def sret(self) -> None:
@@ -749,6 +759,52 @@ cdef class Hart:
         self.h.n = 0
         self.h.icount_end = self.h.m.clock.icount
         api.sret(self.h)
+
+    def exit(self) -> tuple:
+        """Return what the trap into HS-mode left: (scause, sepc, stval, htval, htinst, hstatus)."""
+        return self.h.s.scause, self.h.s.sepc, self.h.s.stval, self.h.s.htval, self.h.s.htinst, self.h.s.hstatus
+
+    def resume(self, uint64_t pc) -> None:
+        """Go back with sret to `pc`. Another than the trap's says that its instruction was done: progress for the watch
+        on loops of traps.
+        """
+        pc &= ~<uint64_t>1
+        if pc != self.h.s.sepc:
+            self.h.s.sepc = pc
+            self.h.s.streak_count = 0
+        self.sret()
+
+    def translate_guest(self, uint64_t va, int access=1, *, bint hlvx=False) -> int:
+        """Return the pa of va as HLV (access 1), HSV (2) or, with 0, a fetch reach it: V=1, privilege hstatus.SPVP.
+
+        A and D bits are set where the hart would. LookupError carries cause, gpa and pseudoinstruction.
+        """
+        cdef machine_t* m = self.h.m
+        cdef uint64_t pa = 0
+        cdef int leave = m.leave, stop = m.stop
+        cdef int st = api.translate_as(self.h, va, access, 1, hlvx, &pa)
+        if st == ST_FAULT:
+            raise LookupError(self.h.fault, self.h.fault_gpa, self.h.fault_inst)
+        if st != ST_OK:
+            m.leave, m.stop = leave, stop
+            raise MemoryError(f"no memory for the page table at {m.stop_addr:#x}")
+        return pa
+
+    def csrs(self, tuple numbers) -> list:
+        """Read several CSRs, as `csr_read` does."""
+        cdef uint64_t value = 0
+        values = []
+        for number in numbers:
+            if not api.csr_read(self.h, number, &value):
+                raise KeyError(f"CSR {number:#x} does not exist")
+            values.append(value)
+        return values
+
+    def set_csrs(self, tuple numbers, list values) -> None:
+        """Write several CSRs in order, as `csr_write` does."""
+        for number, value in zip(numbers, values, strict=True):
+            if not api.csr_write(self.h, number, value):
+                raise KeyError(f"CSR {number:#x} does not exist")
 
     def reset(self) -> None:
         """Put the hart in its state after power-on."""

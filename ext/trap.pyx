@@ -151,9 +151,11 @@ cdef int deliver(hart_t* h, uint64_t cause, uint64_t tval, uint64_t pc) noexcept
         enter_m(h, cause, tval, pc, tval2, tinst, gva)
     elif virt and further >> number & 1:
         enter_vs(h, cause, tval, pc)
+        if h.m.hyper & HYPER_GUEST:
+            order_leave(h.m, STOP_HYPER)
     else:
         enter_hs(h, cause, tval, pc, tval2, tinst, gva)
-        if h.m.hyper:
+        if h.m.hyper & HYPER_HOST:
             order_leave(h.m, STOP_HYPER)
     if virt != h.s.virt:
         h.api.status_changed(h)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyvirt.fdt import Placed as Placed
     from pyvirt.hart import CsrValue as CsrValue
     from pyvirt.hart import Hart as Hart
+    from pyvirt.hypervisor import Hypervisor as Hypervisor
     from pyvirt.levels import Guest as Guest
     from pyvirt.levels import Level as Level
     from pyvirt.machine import Machine as Machine
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from pyvirt.trace import Hook as Hook
     from pyvirt.trace import Return as Return
     from pyvirt.trace import Trace as Trace
+    from pyvirt.vcpu import Vcpu as Vcpu
     from pyvirt.walk import Walk as Walk
 
 _WHERE = {
@@ -69,7 +71,7 @@ _WHERE = {
     "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "run", "Condition": "stop",
     "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
     "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
-    "Walk": "walk",
+    "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
 }
 
 __version__ = "0.1.0"

@@ -481,7 +481,10 @@ class Machine:
         """Return the digest of the machine's content, 64 hexadecimal digits; digest.py says what it covers."""
         board = self._parts()
         runner = self._runner
-        extra = {"firmware": self._fw_kind, "htif": runner.htif.state if runner.htif else None, "typed": runner.typed}
+        extra: dict[str, Any] = {"firmware": self._fw_kind, "htif": runner.htif.state if runner.htif else None,
+                                 "typed": runner.typed}
+        if runner.hypervisor is not None:
+            extra["hypervisor"] = runner.hypervisor.state
         return machine_digest(board, ended=runner.ended, extra=extra, disks=self._disk_digests).hex()
 
     # -- the end

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pyvirt._bus import Mmio
 from pyvirt._hart import EXTENSIONS
@@ -41,6 +41,15 @@ class Input(NamedTuple):
     icount: int
     kind: str
     data: Any
+
+
+class Driver(Protocol):
+    """What runs the core in the place of `core.run`: a hypervisor written in Python."""
+
+    def drive(self, target: int, *, each_trap: bool) -> str: ...
+
+    @property
+    def state(self) -> dict[str, Any]: ...
 
 
 class Interrupts:
@@ -84,6 +93,7 @@ class Runner:
         self.board, self.core, self.console = board, board.core, console
         self.sbi: Sbi | None = None
         self.htif: Htif | None = None
+        self.hypervisor: Driver | None = None
         self.ended: tuple[str, int] | None = None
         self.inputs: list[Input] = []
         self.typed = bytearray()  # input of a board without a UART
@@ -192,7 +202,10 @@ class Runner:
                 target = other
         started = time.perf_counter()
         try:
-            status = core.run(target)
+            if self.hypervisor is None:
+                status = core.run(target)
+            else:
+                status = self.hypervisor.drive(target, each_trap=bool(wait.traps))
         except MemoryError as error:
             # A device could not store: its access is not done, and is done again when there is memory.
             return self.stopped(StopReason.MEMORY, address=getattr(error, "address", core.stop_addr))

@@ -22,11 +22,12 @@ RANKS = [
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
-     "config", "csrfields", "fences", "regattrs", "show", "stop"},
+     "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
     {"snapshot", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif", "digest"},
-    {"machine", "run", "boot"},
+    {"guestmem"},
+    {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
      "terminal"},
