@@ -302,10 +302,10 @@ class Hypervisor:
                 # A trap into the guest that the hart delivered itself; asked for by the virtual H extension.
                 assert vcpu.nested is not None
                 vcpu.nested.trapped()
-                continue
+            elif not each_trap:
+                self._serve(vcpu)
             if each_trap:
                 return "trap"
-            self._serve(vcpu)
         self._noticed = False
         return "notify"
 

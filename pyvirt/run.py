@@ -205,7 +205,7 @@ class Runner:
             if self.hypervisor is None:
                 status = core.run(target)
             else:
-                status = self.hypervisor.drive(target, each_trap=bool(wait.traps))
+                status = self.hypervisor.drive(target, each_trap=bool(wait.traps or self.taps.hooks))
         except MemoryError as error:
             # A device could not store: its access is not done, and is done again when there is memory.
             return self.stopped(StopReason.MEMORY, address=getattr(error, "address", core.stop_addr))

@@ -88,6 +88,17 @@ def test_traps_of_the_guest_can_be_waited_for() -> None:
     assert vm.hart.s0 == 1
 
 
+def test_hooks_and_traces_see_the_exits_and_the_returns() -> None:
+    vm = pv.Machine(ram="16M")
+    guest = pv.Hypervisor(vm, memory="4M", demand=True)
+    guest.load(pv.asm("li t0, 0x80100000; sd t0, 0(t0)" + OFF, at=RAM))
+    worlds = []
+    with vm.on_trap(lambda trap: worlds.append((trap.cause, vm.hart.world, len(guest.memory)))), vm.trace() as trace:
+        guest.run_guest()
+    assert worlds == [(20, "HS", 0), (23, "HS", 1), (10, "HS", 2)]
+    assert [type(record).__name__ for record in trace.records] == ["Trap", "Return"] * 3
+
+
 def test_what_a_method_raises_leaves_run_and_is_served_on_the_next() -> None:
     class Moody(pv.Hypervisor):
         def on_guest_page_fault(self, vcpu: pv.Vcpu, gpa: int, access: str) -> None:
