@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.lockstep import hyp_campaign, hyp_causes, hyp_csrs
 from tests.lockstep.campaign import Campaign, soak_seconds
 
 LEAST_STEPS = 300_000
+SLOW = ("causes", "csrs", "mixes")
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +21,17 @@ def campaign(spike: ModuleType, zig: ModuleType) -> Campaign:
     return Campaign(hyp_campaign.plan(), hyp_campaign.run)
 
 
-@pytest.mark.parametrize("subject", sorted(hyp_campaign.plan()))
+def subjects() -> list[Any]:
+    """Return the plan's subjects, those of many programs marked as slow."""
+    return [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in sorted(hyp_campaign.plan())]
+
+
+@pytest.mark.parametrize("subject", subjects())
 def test_spike_and_pyvirt_agree(campaign: Campaign, subject: str) -> None:
     assert not (failures := campaign.failures(subject)), failures
 
 
+@pytest.mark.slow
 def test_every_cause_is_taken_from_and_to_each_world(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,6 +45,7 @@ def test_every_cause_is_taken_from_and_to_each_world(
     assert not missing, f"never taken: {sorted(missing)}\n{hyp_causes.show(counts)}"
 
 
+@pytest.mark.slow
 def test_every_csr_is_read_and_written_from_each_world(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +63,7 @@ def test_every_csr_is_read_and_written_from_each_world(
     assert not missing, f"(CSR, world) never read or never written: {missing}"
 
 
+@pytest.mark.slow
 def test_enough_instructions_are_compared(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
     steps = campaign.steps()
     with capsys.disabled():

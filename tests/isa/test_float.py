@@ -242,6 +242,7 @@ def test_rm_fields_match_the_table() -> None:
         assert ("rm" in _isa.BY_NAME[name].fields) == rounds, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BODIES))
 def test_borders(softfloat: ModuleType, name: str) -> None:
     assert compare(softfloat, name, borders(name)) >= 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.lockstep.campaign import Campaign
 
 LEAST_STEPS = 1_000_000
 LEAST_PER_ROW = 100
+SLOW = ("causes", "csrs", "mixes")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,12 @@ def campaign(spike: ModuleType, zig: ModuleType) -> Campaign:
     return Campaign()
 
 
-@pytest.mark.parametrize("subject", sorted(campaign_module.plan()))
+def subjects() -> list[Any]:
+    """Return the plan's subjects, those of many programs marked as slow."""
+    return [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in sorted(campaign_module.plan())]
+
+
+@pytest.mark.parametrize("subject", subjects())
 def test_spike_and_pyvirt_agree(campaign: Campaign, subject: str) -> None:
     assert not (failures := campaign.failures(subject)), failures
 
@@ -32,6 +39,7 @@ def test_every_row_is_compared_often_enough(campaign: Campaign) -> None:
     assert not rare, f"rows executed less than {LEAST_PER_ROW} times: {rare}"
 
 
+@pytest.mark.slow
 def test_every_cause_is_taken_from_and_to_each_mode(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +53,7 @@ def test_every_cause_is_taken_from_and_to_each_mode(
     assert not missing, f"never taken: {sorted(missing)}\n{causes.show(counts)}"
 
 
+@pytest.mark.slow
 def test_every_csr_is_read_and_written_in_each_mode(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +71,7 @@ def test_every_csr_is_read_and_written_in_each_mode(
     assert not missing, f"(CSR, mode) never read or never written: {missing}"
 
 
+@pytest.mark.slow
 def test_enough_instructions_are_compared(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
     steps = campaign.steps()
     with capsys.disabled():
