@@ -613,10 +613,10 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
 
 
 cdef int envcfg_set(hart_t* h, int special, uint64_t* where, uint64_t value) noexcept nogil:
-    """Write menvcfg or senvcfg: bits of extensions that the hart lacks stay 0, CBIE = 2 is reserved."""
+    """Write menvcfg or senvcfg: bits of extensions that the hart lacks stay 0, and CBIE = 2 reads 0."""
     cdef uint64_t exts = h.m.exts
     if (value & ENVCFG_CBIE) == 0x20:
-        value = (value & ~ENVCFG_CBIE) | (where[0] & ENVCFG_CBIE)
+        value &= ~ENVCFG_CBIE
     if not exts >> EXT_ZICBOM & 1:
         value &= ~(ENVCFG_CBIE | ENVCFG_CBCFE)
     if not exts >> EXT_ZICBOZ & 1:

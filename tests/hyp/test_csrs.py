@@ -65,3 +65,11 @@ def test_csrs_are_read_and_written_from_outside_as_by_machine_mode() -> None:
     assert bare.hart.csr_read(VSATP) == 8 << 60 | 5
     assert bare.hart.csr_read(0x142) == 7
     assert bare.hart.csr_read(0x242) == 0
+
+
+@pytest.mark.parametrize("number", [0x30A, 0x60A, 0x10A])
+def test_the_reserved_value_of_cbie_reads_zero(number: int) -> None:
+    bare = Bare(exts=H)
+    bare.hart.csr_write(number, 0xF0)
+    bare.hart.csr_write(number, 0xE0)
+    assert bare.hart.csr_read(number) == 0xC0
