@@ -103,6 +103,8 @@ cdef extern from *:
     #define ENVCFG_ADUE 0x2000000000000000ULL
     #define ENVCFG_PBMTE 0x4000000000000000ULL
     #define ENVCFG_STCE 0x8000000000000000ULL
+    #define STATEEN_SE 0x8000000000000000ULL
+    #define STATEEN_ENVCFG 0x4000000000000000ULL
     #define SATP_PPN 0x00000fffffffffffULL
     #define SATP_ASID 0x0ffff00000000000ULL
     #define SATP_MODE_SHIFT 60
@@ -120,6 +122,7 @@ cdef extern from *:
     const int HSTATUS_VGEIN_SHIFT
     const uint64_t ENVCFG_FIOM, ENVCFG_CBIE, ENVCFG_CBCFE, ENVCFG_CBZE
     const uint64_t ENVCFG_ADUE, ENVCFG_PBMTE, ENVCFG_STCE
+    const uint64_t STATEEN_SE, STATEEN_ENVCFG
     const uint64_t SATP_PPN, SATP_ASID
 
 
@@ -143,6 +146,7 @@ cdef enum csr_t:
     CSR_STVEC = 0x105
     CSR_SCOUNTEREN = 0x106
     CSR_SENVCFG = 0x10A
+    CSR_SSTATEEN0 = 0x10C
     CSR_SSCRATCH = 0x140
     CSR_SEPC = 0x141
     CSR_SCAUSE = 0x142
@@ -158,6 +162,7 @@ cdef enum csr_t:
     CSR_HCOUNTEREN = 0x606
     CSR_HGEIE = 0x607
     CSR_HENVCFG = 0x60A
+    CSR_HSTATEEN0 = 0x60C
     CSR_HTVAL = 0x643
     CSR_HIP = 0x644
     CSR_HVIP = 0x645
@@ -189,6 +194,7 @@ cdef enum csr_t:
     CSR_MTVEC = 0x305
     CSR_MCOUNTEREN = 0x306
     CSR_MENVCFG = 0x30A
+    CSR_MSTATEEN0 = 0x30C
     CSR_MSCRATCH = 0x340
     CSR_MEPC = 0x341
     CSR_MCAUSE = 0x342
@@ -234,3 +240,4 @@ cdef enum ext_t:
     EXT_ZICSR = 25
     EXT_ZIFENCEI = 26
     EXT_I = 27
+    EXT_SMSTATEEN = 28

@@ -50,6 +50,8 @@ cdef enum special_t:
     VSTIMECMP_REG = 30
     HGEIE_REG = 32
     LEAVING = 31            # masked storage that interrupts or time depend on
+    HSTATEEN_REG = 33
+    SSTATEEN_REG = 34
 
 
 cdef struct csr_row_t:
@@ -107,8 +109,8 @@ cdef void build_table() noexcept nogil:
     cdef hart_state_t* s = NULL
     cdef int i
     cdef uint64_t smode = <uint64_t>1 << EXT_S, sstc = smode | <uint64_t>1 << EXT_SSTC
-    cdef uint64_t hyp = smode | <uint64_t>1 << EXT_H
-    cdef uint64_t fp = <uint64_t>1 << EXT_F, hpm = <uint64_t>1 << EXT_ZIHPM, cntr = <uint64_t>1 << EXT_ZICNTR
+    cdef uint64_t hyp = smode | <uint64_t>1 << EXT_H, stateen = <uint64_t>1 << EXT_SMSTATEEN
+    cdef uint64_t mask, fp = <uint64_t>1 << EXT_F, hpm = <uint64_t>1 << EXT_ZIHPM, cntr = <uint64_t>1 << EXT_ZICNTR
     row(CSR_FFLAGS, FCSR_PART, NULL, 0, fp)
     row(CSR_FRM, FCSR_PART, NULL, 0, fp)
     row(CSR_FCSR, FCSR_PART, NULL, 0, fp)
@@ -153,6 +155,11 @@ cdef void build_table() noexcept nogil:
     row(CSR_PMPCFG0 + 2, PMPCFG_REG, NULL, 0, 0)
     for i in range(PMP_ENTRIES):
         row(CSR_PMPADDR0 + i, PMPADDR_REG, NULL, PMPADDR_MASK, 0)
+    for i in range(4):
+        mask = STATEEN_SE | (STATEEN_ENVCFG if i == 0 else 0)
+        row(CSR_MSTATEEN0 + i, PLAIN, &s.mstateen[i], mask, stateen)
+        row(CSR_HSTATEEN0 + i, HSTATEEN_REG, &s.hstateen[i], mask, hyp | stateen)
+        row(CSR_SSTATEEN0 + i, SSTATEEN_REG, NULL, 0, smode | stateen)
     row(CSR_HSTATUS, HSTATUS_REG, &s.hstatus, HSTATUS_WRITABLE, hyp)
     row(CSR_HEDELEG, DELEG, &s.hedeleg, HEDELEG_MASK, hyp)
     row(CSR_HIDELEG, LEAVING, &s.hideleg, VSINTERRUPTS, hyp)
@@ -296,6 +303,26 @@ cdef inline uint64_t timer_refused(hart_t* h) noexcept nogil:
     return 0
 
 
+cdef inline uint64_t state_refused(hart_t* h, uint32_t csr) noexcept nogil:
+    """The same for what mstateen and hstateen keep: senvcfg, henvcfg, and the registers of their kind below them."""
+    cdef uint64_t bit = STATEEN_ENVCFG if csr == CSR_SENVCFG or csr == CSR_HENVCFG else STATEEN_SE
+    cdef int i = 0 if bit == STATEEN_ENVCFG else csr & 3
+    if h.s.priv == PRIV_M or not h.m.exts >> EXT_SMSTATEEN & 1:
+        return 0
+    if not h.s.mstateen[i] & bit:
+        return CAUSE_ILLEGAL
+    return CAUSE_VIRTUAL if h.s.virt and not h.s.hstateen[i] & bit else 0
+
+
+cdef inline int machine_keeps(hart_t* h, uint32_t csr, int special) noexcept nogil:
+    """Say whether M-mode keeps a CSR from HS-mode, so that a guest's access is illegal and no virtual instruction."""
+    if special == STIMECMP_REG or special == VSTIMECMP_REG:
+        return not (h.s.mcounteren & 2 and h.s.menvcfg & ENVCFG_STCE)
+    if special == ENVCFG_LOW or special == HENVCFG_REG or special == HSTATEEN_REG or special == SSTATEEN_REG:
+        return state_refused(h, csr) == CAUSE_ILLEGAL
+    return 0
+
+
 cdef uint64_t counter_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) noexcept nogil:
     cdef uint64_t count = h.count_end - <uint64_t>left
     cdef uint64_t cause = counter_refused(h, csr & 31) if csr >= 0xC00 else 0
@@ -371,6 +398,15 @@ cdef uint64_t csr_get(hart_t* h, uint32_t csr, int64_t left, uint64_t* value) no
     elif special == HENVCFG_REG:
         # Where menvcfg has 0 these read 0.
         value[0] &= h.s.menvcfg | ~(ENVCFG_STCE | ENVCFG_PBMTE | ENVCFG_ADUE)
+        return state_refused(h, csr)
+    elif special == ENVCFG_LOW:
+        return state_refused(h, csr)
+    elif special == HSTATEEN_REG:
+        value[0] &= h.s.mstateen[csr & 3]
+        return state_refused(h, csr)
+    elif special == SSTATEEN_REG:
+        value[0] = 0
+        return state_refused(h, csr)
     elif special == SATP_REG or special == HGATP_REG:
         return CAUSE_ILLEGAL if h.s.priv == PRIV_S and h.s.mstatus & MSTATUS_TVM else 0
     elif special == VSATP_REG:
@@ -587,6 +623,12 @@ cdef int csr_set(hart_t* h, uint32_t csr, int64_t left, uint64_t value) noexcept
             mask = h.s.menvcfg | ~(ENVCFG_STCE | ENVCFG_PBMTE | ENVCFG_ADUE)
             value = (where[0] & ~mask) | (value & mask)
         return envcfg_set(h, special, where, value)
+    if special == HSTATEEN_REG:
+        mask = r.mask & h.s.mstateen[csr & 3]
+        where[0] = (where[0] & ~mask) | (value & mask)
+        return ST_OK
+    if special == SSTATEEN_REG:
+        return ST_OK
     if special == STIMECMP_REG or special == VSTIMECMP_REG:
         where[0] = value
         return ST_LEAVE
@@ -648,10 +690,7 @@ cdef inline uint64_t csr_refused(hart_t* h, uint32_t csr, int writes) noexcept n
     if rank < need:
         if not h.s.virt or need > 2:
             return CAUSE_ILLEGAL
-        # A virtual instruction is one that HS-mode could do: not a timer that M-mode keeps to itself.
-        if (csr == CSR_STIMECMP or csr == CSR_VSTIMECMP) and not (h.s.mcounteren & 2 and h.s.menvcfg & ENVCFG_STCE):
-            return CAUSE_ILLEGAL
-        return CAUSE_VIRTUAL
+        return CAUSE_ILLEGAL if machine_keeps(h, csr, table[csr].special) else CAUSE_VIRTUAL
     return 0
 
 
@@ -762,7 +801,7 @@ cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
 # ---- states from outside ----------------------------------------------------------------------------------------
 cdef int holds(hart_t* h, uint32_t csr, uint64_t* where) noexcept nogil:
     """Say whether a CSR can hold what it does: whether writing it over zeros makes just that."""
-    cdef uint64_t value = where[0]
+    cdef uint64_t value = where[0], envcfg, stateen
     if value == 0 or csr == CSR_STIMECMP or csr == CSR_VSTIMECMP:
         return 1
     if csr == CSR_MCOUNTINHIBIT:
@@ -771,7 +810,18 @@ cdef int holds(hart_t* h, uint32_t csr, uint64_t* where) noexcept nogil:
         return value & ~((<uint64_t>2 << h.m.geilen) - 2) == 0
     where[0] = 0
     if exists(h, csr):
+        # Bits that menvcfg and mstateen hide from the register below keep what they hold.
+        envcfg = h.s.menvcfg
+        stateen = h.s.mstateen[csr & 3]
+        if csr == CSR_HENVCFG:
+            h.s.menvcfg = CSR_ALL
+        elif table[csr].special == HSTATEEN_REG:
+            h.s.mstateen[csr & 3] = CSR_ALL
         csr_set(h, csr, 1, value)
+        if csr == CSR_HENVCFG:
+            h.s.menvcfg = envcfg
+        elif table[csr].special == HSTATEEN_REG:
+            h.s.mstateen[csr & 3] = stateen
     return where[0] == value
 
 

@@ -58,7 +58,7 @@ EXTENSIONS = {
     "zba": 1 << EXT_ZBA, "zbb": 1 << EXT_ZBB, "zbs": 1 << EXT_ZBS, "zicond": 1 << EXT_ZICOND,
     "zicbom": 1 << EXT_ZICBOM, "zicboz": 1 << EXT_ZICBOZ, "zicbop": 1 << EXT_ZICBOP,
     "zihintpause": 1 << EXT_ZIHINTPAUSE, "sstc": 1 << EXT_SSTC, "svinval": 1 << EXT_SVINVAL,
-    "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S,
+    "smstateen": 1 << EXT_SMSTATEEN, "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S,
     "u": 1 << EXT_U, "h": 1 << EXT_H,
 }
 
@@ -537,6 +537,11 @@ cdef class Core:
     @builtin_sbi.setter
     def builtin_sbi(self, bint value) -> None:
         self.m.builtin_sbi = value
+
+    @property
+    def exts(self) -> int:
+        """The extensions that the harts have: bits as in EXTENSIONS."""
+        return self.m.exts
 
     @property
     def ratio(self) -> int:

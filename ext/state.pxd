@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef enum:
-    STATE_VERSION = 1
+    STATE_VERSION = 2
     PMP_ENTRIES = 16
 
 
@@ -67,6 +67,8 @@ cdef struct hart_state_t:
     uint64_t hcounteren
     uint64_t htimedelta
     uint64_t henvcfg
+    uint64_t mstateen[4]    # Smstateen; every bit of sstateen0 to 3 is a read-only 0
+    uint64_t hstateen[4]
     uint64_t htval
     uint64_t htinst
     uint64_t hgatp

@@ -16,12 +16,12 @@ from pyvirt.errors import ConfigError
 _LETTERS = ("i", "m", "a", "f", "d", "c", "h")
 _MULTI = (
     "zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintpause", "zihpm", "zba", "zbb", "zbs",
-    "sstc", "sv39", "sv48", "sv57", "svade", "svadu", "svinval", "svnapot", "svpbmt",
+    "smstateen", "ssstateen", "sstc", "sv39", "sv48", "sv57", "svade", "svadu", "svinval", "svnapot", "svpbmt",
 )
 _ALWAYS = ("s", "u", "zicsr")
 _IMPLIES = {
     "d": ("f",), "f": ("zicsr",), "zicntr": ("zicsr",), "zihpm": ("zicsr",), "svadu": ("svade",),
-    "sv57": ("sv48",), "sv48": ("sv39",),
+    "sv57": ("sv48",), "sv48": ("sv39",), "smstateen": ("ssstateen",), "ssstateen": ("smstateen",),
 }
 _G = ("m", "a", "f", "d", "zicntr", "zicsr", "zifencei")
 _TRANSLATION = ("sv39", "sv48", "sv57")

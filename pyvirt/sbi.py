@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pyvirt._hart import EXTENSIONS
 from pyvirt.csrnames import CSRS
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Sbi:
             for name, value in (("medeleg", MEDELEG), ("mideleg", MIDELEG), ("mcounteren", MASK32),
                                 ("menvcfg", MENVCFG), ("pmpaddr0", PMP_ALL), ("pmpcfg0", 0x1F)):
                 hart.csr_write(CSRS[name], value)
+            if self.core.exts & EXTENSIONS["smstateen"]:
+                for n in range(4):
+                    hart.csr_write(CSRS[f"mstateen{n}"], MASK64)
             hart.hsm = STOPPED
         self._enter(self.core.hart(0), entry, dtb)
 

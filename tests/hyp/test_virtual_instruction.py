@@ -15,6 +15,7 @@ from pyvirt.asm import asm
 from tests.support import EXTS, Bare, Variant
 
 H = EXTS | 1 << 19
+SMSTATEEN = 1 << 28
 VS, VU = 5, 4
 BOTH = (VS, VU)
 NAMES = {VS: "VS", VU: "VU"}
@@ -148,15 +149,34 @@ def floats() -> Iterator[Row]:
             yield Row(world, text, DONE, {MSTATUS: FS, VSSTATUS: FS})
 
 
-SUBJECTS = (counters, hypervisor_instructions, hypervisor_csrs, timers, supervisor, cache_blocks, floats)
+def state_enables() -> Iterator[Row]:
+    """Smstateen: what mstateen keeps is illegal, what hstateen keeps from a guest is virtual ("Smstateen")."""
+    for setting in range(4):
+        m, h = setting & 1, setting >> 1
+        csrs = {"csr_30c": m << 62, "csr_60c": h << 62}
+        for text in ("csrr a0, senvcfg", "csrw senvcfg, a0"):
+            yield Row(VS, text, ILLEGAL if not m else DONE if h else VIRTUAL, csrs)
+            yield Row(VU, text, VIRTUAL if m else ILLEGAL, csrs)
+        for world in BOTH:
+            yield Row(world, "csrr a0, henvcfg", VIRTUAL if m else ILLEGAL, csrs)
+        for n in range(4):
+            csrs = {f"csr_{0x30C + n:x}": m << 63, f"csr_{0x60C + n:x}": h << 63}
+            yield Row(VS, f"csrr a0, sstateen{n}", ILLEGAL if not m else DONE if h else VIRTUAL, csrs)
+            yield Row(VU, f"csrr a0, sstateen{n}", VIRTUAL if m else ILLEGAL, csrs)
+            for world in BOTH:
+                yield Row(world, f"csrw hstateen{n}, a0", VIRTUAL if m else ILLEGAL, csrs)
+                yield Row(world, f"csrr a0, mstateen{n}", ILLEGAL, csrs)
+
+
+SUBJECTS = (counters, hypervisor_instructions, hypervisor_csrs, timers, supervisor, cache_blocks, floats, state_enables)
 HANDLER, DATA, TARGET = 0x8000_8000, 0x8001_0000, 0x8000_4000
 
 
 class Stage:
     """A machine that executes one row after the other."""
 
-    def __init__(self, core: str) -> None:
-        self.bare = Bare(exts=H, variant=Variant(core=core))
+    def __init__(self, core: str, *, exts: int = H) -> None:
+        self.bare = Bare(exts=exts, variant=Variant(core=core))
         self.bare.open_pmp()
         self.start = self.bare.core.state
         self.core = self.bare.core
@@ -187,7 +207,7 @@ class Stage:
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda f: f.__name__)
 def test_the_manuals_list(subject: object, core: str) -> None:
     assert callable(subject)
-    stage, wrong, seen = Stage(core), [], 0
+    stage, wrong, seen = Stage(core, exts=H | SMSTATEEN if subject is state_enables else H), [], 0
     for row in subject():
         found = stage.cause(row)
         seen += 1

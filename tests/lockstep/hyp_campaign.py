@@ -39,7 +39,8 @@ def framed(name: str, text: str) -> Program:
 
 def make_csrs(setting: str, seed: int, absent: tuple[int, ...] = ()) -> Program:
     """Every CSR from every world."""
-    return program(f"hyp-csrs-{setting}-{seed}", hyp_csrs.text(seed, setting, absent=absent), isa=HYP_ISA)
+    return program(f"hyp-csrs-{setting}-{seed}", hyp_csrs.text(seed, setting, absent=absent),
+                   isa=HYP_ISA + "_smstateen")
 
 
 def make_walk(sv: int, svx4: int, seed: int) -> Program:

@@ -18,7 +18,8 @@ HYP_NAMES = {
     0x607: "hgeie", 0x60A: "henvcfg", 0x643: "htval", 0x644: "hip", 0x645: "hvip", 0x64A: "htinst", 0x680: "hgatp",
     0xE12: "hgeip", 0x200: "vsstatus", 0x204: "vsie", 0x205: "vstvec", 0x240: "vsscratch", 0x241: "vsepc",
     0x242: "vscause", 0x243: "vstval", 0x244: "vsip", 0x24D: "vstimecmp", 0x280: "vsatp", 0x34A: "mtinst",
-    0x34B: "mtval2",
+    0x34B: "mtval2", **{0x30C + i: f"mstateen{i}" for i in range(4)}, **{0x60C + i: f"hstateen{i}" for i in range(4)},
+    **{0x10C + i: f"sstateen{i}" for i in range(4)},
 }
 NAMES = csrs.NAMES | HYP_NAMES
 SPIKE_ONLY = csrs.SPIKE_ONLY | {0x6A8}  # hcontext
@@ -74,6 +75,14 @@ def block(world: int, rng: random.Random, numbers: Iterable[int], *, absent: boo
 SETTINGS = {
     "open": """
   li t0, -1
+  csrw mstateen0, t0
+  csrw mstateen1, t0
+  csrw mstateen2, t0
+  csrw mstateen3, t0
+  csrw hstateen0, t0
+  csrw hstateen1, t0
+  csrw hstateen2, t0
+  csrw hstateen3, t0
   csrw mcounteren, t0
   csrw hcounteren, t0
   csrw scounteren, t0
@@ -92,6 +101,11 @@ SETTINGS = {
   csrs hstatus, t0
 """,
     "delegated": """
+  li t0, -1
+  csrw mstateen0, t0
+  csrw mstateen1, t0
+  csrw mstateen3, t0
+  csrw hstateen1, t0
   li t0, 0x222
   csrw mideleg, t0
   li t0, 0x444
@@ -115,6 +129,10 @@ SETTINGS = {
   csrw henvcfg, t0
 """,
     "half": """
+  li t0, 1
+  slli t0, t0, 62
+  csrw mstateen0, t0
+  csrw hstateen0, t0
   li t0, 0x20
   csrw mideleg, t0
   li t0, 0x40

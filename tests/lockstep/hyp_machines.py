@@ -96,7 +96,8 @@ class HypPyvirt(PyvirtMachine):
 
 
 # Delegation of causes that neither takes (0, 18, 19), and FIOM, which Spike does not have.
-HYP_OWN_BITS = {0x602: 0xC_0001, 0x60A: 1}
+# In the stateen registers, custom state and indirect CSRs (Sscsrind), of which pyvirt has none.
+HYP_OWN_BITS = {0x602: 0xC_0001, 0x60A: 1, 0x30C: 1 << 60 | 1, 0x60C: 1 << 60 | 1, 0x10C: 1}
 
 
 class HypLockStep(LockStep):

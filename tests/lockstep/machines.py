@@ -82,7 +82,7 @@ class MergedSpike(SpikeMachine):
 EXTENSIONS = {
     "a": 0, "f": 1, "d": 2, "c": 3, "m": 4, "zba": 5, "zbb": 6, "zbs": 7, "zicond": 8, "zicbom": 9, "zicboz": 10,
     "zicbop": 11, "sstc": 12, "svinval": 13, "svnapot": 14, "svpbmt": 15, "svadu": 16, "zihpm": 17, "zicntr": 18,
-    "h": 19, "zihintpause": 24, "zicsr": 25, "zifencei": 26, "i": 27,
+    "h": 19, "smstateen": 28, "zihintpause": 24, "zicsr": 25, "zifencei": 26, "i": 27,
 }
 ALWAYS = 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23  # Sv48, Sv57, S, U
 
