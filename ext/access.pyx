@@ -143,12 +143,14 @@ cdef int ram_store(machine_t* m, uint64_t pa, const void* data, uint64_t size) n
     """Store to RAM from outside the running hart (DMA, debuggers, A and D bits); drops reservations it overlaps."""
     cdef const uint8_t* from_ = <const uint8_t*>data
     cdef hart_state_t* s
-    cdef uint64_t part
+    cdef uint64_t part, first
     cdef uint32_t i
     cdef int st
     for i in range(m.nharts):
         s = &m.harts[i].s
-        if s.resv_width and s.resv_pa < pa + size and pa < s.resv_pa + s.resv_width:
+        # A reservation is of eight aligned bytes, whatever was loaded of them.
+        first = s.resv_pa & ~<uint64_t>7
+        if s.resv_width and first < pa + size and pa < first + 8:
             s.resv_width = 0
     while size:
         part = 4096 - (pa & 4095)

@@ -82,7 +82,7 @@ cdef struct op_t:
 
 
 cdef struct meta_t:
-    uint32_t raw            # the instruction's bits, for mtval
+    uint32_t raw            # the instruction's bits, for mtval; of a dead block's first op: how far its successor is
     uint16_t off            # its offset in the page
     uint16_t opcode
     uint8_t idx             # its index in the block
@@ -280,7 +280,9 @@ cdef struct machine_t:
     int request             # set from any thread
     uint32_t core           # 0 threaded, 1 switch
     hart_t* inside          # the hart whose slice runs now, or NULL
-    uint64_t trim           # a page with much dead code, to be thrown away when no op pointer is live, or 0
+    uint64_t trim           # a page with much dead code, to be thrown away when no op pointer is live, TRIM_ALL, or 0
+    uint64_t chunks         # of code decoded since all was thrown away last, and how many it may be then
+    uint64_t chunks_max
     uint64_t stop_addr      # what the stop is about: the address of a refused access
     uint64_t limit
     uint64_t* breaks        # virtual addresses before which a run stops; their pages have no jump-cache entries
@@ -386,6 +388,7 @@ cdef extern from *:
             while (__atomic_load_n(word, __ATOMIC_RELAXED)) SPIN_PAUSE();
     }
     static inline void spin_unlock(unsigned *word) { __atomic_store_n(word, 0, __ATOMIC_RELEASE); }
+    #define TRIM_ALL 1ULL
     #define LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     """
@@ -394,6 +397,8 @@ cdef extern from *:
     void* load_pointer "LOAD_ACQUIRE"(void** p) noexcept nogil
     void store_pointer "STORE_RELEASE"(void** p, void* v) noexcept nogil
     void store_int "STORE_RELEASE"(int32_t* p, int32_t v) noexcept nogil
+    int32_t load_int "LOAD_ACQUIRE"(int32_t* p) noexcept nogil
+    const uint64_t TRIM_ALL
 
 
 cdef inline chunk_t* chunk_of(op_t* op) noexcept nogil:

@@ -14,7 +14,7 @@ from arch cimport *
 from cache cimport *
 from cover cimport *
 from opcodes cimport *
-from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_alone, frame_t
+from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_t, ram_alone
 
 include "decode.pxi"
 
@@ -413,6 +413,7 @@ cdef op_t* block_decode(machine_t* m, code_t* code, uint32_t off) noexcept nogil
         chunk = chunk_new(code)
         if chunk == NULL:
             return NULL
+        m.chunks += 1
         chunk.next = code.chunks
         code.chunks = chunk
     first = draft_place(&d, chunk)
@@ -423,12 +424,15 @@ cdef op_t* block_decode(machine_t* m, code_t* code, uint32_t off) noexcept nogil
 
 
 cdef op_t* block_at(machine_t* m, code_t* code, uint32_t off) noexcept nogil:
-    """Find or decode the block at off; NULL as block_decode."""
+    """Find or decode the block at off; NULL as block_decode, or with m.trim set when there is too much code already."""
     cdef op_t* op
     spin_lock(&code.lock)
     op = block_find(code, off)
     if op == NULL:
-        op = block_decode(m, code, off)
+        if m.chunks < m.chunks_max:
+            op = block_decode(m, code, off)
+        else:
+            m.trim = TRIM_ALL
     spin_unlock(&code.lock)
     return op
 
@@ -472,7 +476,11 @@ cdef int fetch_half(hart_t* h, uint64_t va, uint32_t* half) noexcept nogil:
         frame = m.mem.find(m.ram, h.slow_pa >> 12)
         half[0] = 0 if frame == NULL else (<uint16_t*>(frame.bytes + (va & 4095)))[0]
         return ST_OK
+    # The device may look at the time, and be Python: it sees what it would of a load here.
+    m.clock.icount = icount_now(h, h.n)
+    h.api.fp_end(h)
     st = m.api.bus_read(m, h.slow_pa, 2, &value)
+    h.api.fp_begin(h)
     if st == 0:
         half[0] = <uint32_t>value & 0xFFFF
         return ST_OK
@@ -547,7 +555,8 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
         return NULL
     op = block_at(h.m, code, pc & 4095)
     if op == NULL:
-        return lookup_slow(h, pc)
+        # Code can only be thrown away between blocks: then the run loop does, and comes back.
+        return NULL if h.m.trim == TRIM_ALL else lookup_slow(h, pc)
     j = &h.jump[(pc >> 1) & JUMP_MASK]
     j.pc = pc
     j.op = op
@@ -557,28 +566,29 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
 
 
 cdef op_t* link(hart_t* h, op_t* stub) noexcept nogil:
-    """Find or decode the block a stub leads to, and patch the exit that led to the stub; NULL to look pc up instead."""
+    """Find or decode the block a stub leads to, and patch the exit that led to the stub; NULL to look pc up instead.
+
+    A patch is one aligned store of a value that every thread would store: other machines may be running the block.
+    """
     cdef code_t* code = chunk_of(stub).code
-    cdef op_t* target = block_at(h.m, code, stub.imm)
-    cdef op_t* origin
+    cdef int32_t* at
+    cdef op_t* origin = stub - (stub.rs1 | <int>stub.rs2 << 8)
+    cdef op_t* target
     cdef int64_t distance
+    if origin == stub:
+        # The first op of a dead block. Links to it stay, so it keeps where its successor is.
+        at = <int32_t*>&meta_of(stub).raw
+        if load_int(at):
+            return stub + load_int(at)
+    else:
+        at = &origin.imm
+    target = block_at(h.m, code, stub.imm)
     if target == NULL:
         return NULL
-    origin = stub - (stub.rs1 | <int>stub.rs2 << 8)
     # Chunks may lie further apart than an op can say: then the stub is the link.
     distance = (<int64_t>target - <int64_t>origin) // <int64_t>sizeof(op_t)
-    if not -0x7FFFFFFF <= distance <= 0x7FFFFFFF:
-        return target
-    if origin == stub:
-        # The first op of a dead block: links to the block go on to its successor. It becomes another op by several
-        # stores, so not where another machine may be about to run it.
-        if not frame_alone(code.frame):
-            return target
-        origin.fn = h.api.handlers[OP_GOTO]
-        origin.cnt = 0
-        meta_of(origin).opcode = OP_GOTO
-    # One aligned store of a value that every thread would store: others may be running the block.
-    store_int(&origin.imm, <int32_t>distance)
+    if -0x7FFFFFFF <= distance <= 0x7FFFFFFF:
+        store_int(at, <int32_t>distance)
     return target
 
 
@@ -599,6 +609,7 @@ cdef int code_kill(machine_t* m, code_t* code, uint32_t offset, uint32_t size) n
         meta = meta_of(b.op)
         meta.opcode = OP_LINK
         meta.idx = 0
+        meta.raw = 0            # where the successor lies, once there is one: see link()
         b.op = NULL
         code.dead += (b.end - b.off) >> 1
         killed += 1
@@ -634,9 +645,32 @@ cdef int code_stored(machine_t* m, frame_t* frame, uint64_t pa, uint32_t size) n
         if hit:
             killed += code_kill(m, code, offset, size)
             if code.dead > DEAD_MAX:
-                m.trim = pa & PAGE_MASK
+                m.trim = pa & PAGE_MASK if m.trim != TRIM_ALL else TRIM_ALL
         code = code.next
     return killed
+
+
+cdef void code_drop(machine_t* m, frame_t* frame) noexcept nogil:
+    """Throw away all code of a frame that no other machine can run."""
+    cdef code_t* code = <code_t*>frame.code
+    m.api.drop_frame(m, frame, DROP_ALL)
+    frame.code = NULL
+    frame.flags &= ~<uint32_t>FRAME_CODE
+    code_free(code)
+
+
+cdef void trim_all(machine_t* m) noexcept nogil:
+    """Throw away the code of every page that is this machine's alone, when its guest has made it decode too much.
+
+    What it shares stays: whoever decodes it pays for it once, and it is immutable.
+    """
+    cdef uint64_t ppn, first = m.ram.base >> 12
+    cdef frame_t* frame
+    for ppn in range(first, first + m.ram.pages):
+        frame = ram_alone(m.ram, ppn)
+        if frame != NULL and frame.code != NULL:
+            code_drop(m, frame)
+    m.chunks = 0
 
 
 cdef void code_trim(machine_t* m) noexcept nogil:
@@ -645,17 +679,16 @@ cdef void code_trim(machine_t* m) noexcept nogil:
     cdef code_t* code
     cdef uint64_t pa = m.trim
     m.trim = 0
+    if pa == TRIM_ALL:
+        trim_all(m)
+        return
     # Owning it makes sure that no other machine runs this code: a page shared by now is copied, and a copy has none.
     if m.mem.own(m.ram, pa >> 12, &frame) != RAM_OK:
         return
     code = <code_t*>frame.code
     while code != NULL:
         if code.dead > DEAD_MAX:
-            m.api.drop_frame(m, frame, DROP_ALL)
-            code = <code_t*>frame.code
-            frame.code = NULL
-            frame.flags &= ~<uint32_t>FRAME_CODE
-            code_free(code)
+            code_drop(m, frame)
             return
         code = code.next
 

@@ -29,6 +29,7 @@ cdef enum:
     SLICE_MIN = 50000       # instructions between two looks at signals; adapted to take some 10 ms
     SLICE_MAX = 16000000
     QUANTUM = 2000
+    CHUNKS_MAX = 32768      # of 4 KiB: decoded code that a guest may make this machine keep; a boot of Linux needs 2,000
 
 
 ctypedef void (*fill_fn)(core_api_t* api) noexcept nogil
@@ -131,7 +132,8 @@ cdef class Core:
     """The core of one machine.
 
     ram: a `pyvirt._memory.Ram`. harts: 1 to 4095. exts: bits of arch.pxd's ext_t. ratio: instructions per tick of the
-    10 MHz time base. Devices are mapped with `map`; addresses are checked by the board.
+    10 MHz time base. tlb_limit and code_limit bound caches, for tests: to so many pages in each TLB, and to so many
+    4 KiB chunks of decoded code. Devices are mapped with `map`; addresses are checked by the board.
     """
     cdef machine_t m
     cdef readonly object ram
@@ -142,7 +144,7 @@ cdef class Core:
     cdef uint64_t slice
 
     def __cinit__(self, ram, *, uint32_t harts=1, uint64_t exts, uint64_t satp_modes=0x700, uint32_t ratio=100,
-                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0,
+                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0, uint64_t code_limit=CHUNKS_MAX,
                   bint transform=False, uint32_t vmid_bits=14, uint32_t geilen=0, object g_modes=None):
         cdef uint32_t i
         cdef hart_t* h
@@ -150,6 +152,8 @@ cdef class Core:
             raise ValueError(f"harts is {harts}; allowed: 1 to 4095")
         if ratio < 1:
             raise ValueError(f"ratio is {ratio}; allowed: 1 and up")
+        if code_limit < 1:
+            raise ValueError(f"code_limit is {code_limit}; allowed: 1 and up")
         if tlb_limit > 64:
             raise ValueError(f"tlb_limit is {tlb_limit}; allowed: 0 (none) to 64")
         if core not in (None, "threaded", "switch"):
@@ -177,6 +181,7 @@ cdef class Core:
         self.m.vmid_mask = ((<uint64_t>1 << vmid_bits) - 1) << 44
         self.m.core = 1 if (core or choose_core()[0]) == "switch" else 0
         self.m.watch = 1
+        self.m.chunks_max = code_limit
         self.m.clock.version = STATE_VERSION
         self.m.clock.quantum_left = quantum
         self.m.harts = <hart_t**>calloc(harts, sizeof(hart_t*))

@@ -136,3 +136,20 @@ cdef inline frame_t* ram_find(ram_t* ram, uint64_t ppn) noexcept nogil:
         node = <node_t*> child
         shift -= NODE_BITS
     return NULL
+
+
+cdef inline frame_t* ram_alone(ram_t* ram, uint64_t ppn) noexcept nogil:
+    """Return the page's frame when no other tree can reach it: when `own` would change nothing. Else NULL."""
+    cdef uint64_t index = ppn - (ram.base >> 12)
+    cdef node_t* node = ram.root
+    cdef uint32_t shift = (ram.levels - 1) * NODE_BITS
+    cdef void* child
+    if index >= ram.pages:
+        return NULL
+    while node != NULL and (node.stamp == ram.stamp or count_load(&node.refs) == 1):
+        child = node.child[(index >> shift) & (NODE_FANOUT - 1)]
+        if shift == 0:
+            return <frame_t*> child if child != NULL and frame_alone(<frame_t*> child) else NULL
+        node = <node_t*> child
+        shift -= NODE_BITS
+    return NULL

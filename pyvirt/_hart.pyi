@@ -23,6 +23,7 @@ class Core:
         builtin_sbi: bool = False,
         core: str | None = None,
         tlb_limit: int = 0,
+        code_limit: int = ...,
         transform: bool = False,
         vmid_bits: int = 14,
         geilen: int = 0,

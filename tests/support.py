@@ -60,10 +60,11 @@ halt:
 
 @dataclass(frozen=True)
 class Variant:
-    """Choices of the implementation: the core, entries of a TLB, and how the run is cut (seed None: not at all)."""
+    """Choices of the implementation: the core, how much it caches, how the run is cut (seed None: not at all)."""
 
     core: str = "threaded"
     tlb_limit: int = 0
+    code_limit: int = 0
     seed: int | None = None
     longest: int = 200
     evict: bool = False
@@ -82,6 +83,8 @@ VARIANTS = (
     Variant(seed=4, longest=60, share=True),
     Variant(core="switch", seed=5, longest=30, evict=True, share=True),
     Variant(tlb_limit=3, seed=6, longest=90, share=True),
+    Variant(code_limit=1),
+    Variant(code_limit=3, seed=7, longest=80, share=True),
 )
 
 
@@ -94,6 +97,8 @@ class Bare:
     ) -> None:
         self.ram = Ram(BASE, size, limit)
         options.setdefault("exts", EXTS)
+        if variant.code_limit:
+            options["code_limit"] = variant.code_limit
         self.core = Core(self.ram, core=variant.core, tlb_limit=variant.tlb_limit, **options)
         self.program = text if isinstance(text, Assembled) else asm(text, at=at)
         at = self.program.base

@@ -25,7 +25,7 @@ WEIGHTS = {
     "csr": 4, "sys": 3, "cbo": 1, "fp": 3, "fload": 1, "fstore": 1, "upper": 2, "nop": 1, "hlv": 1, "hsv": 1,
 }
 VARIANTS = (Variant(), Variant(core="switch"), Variant(tlb_limit=2), Variant(seed=1, longest=60, evict=True),
-            Variant(core="switch", seed=2, longest=9), Variant(seed=3, longest=90, share=True))
+            Variant(core="switch", seed=2, longest=9), Variant(seed=3, longest=90, share=True), Variant(code_limit=2))
 
 
 def handler(level: str) -> str:
