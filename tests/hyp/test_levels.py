@@ -133,7 +133,8 @@ def test_deeper_levels_are_what_is_published(vm: pv.Machine) -> None:
 
     def reader(level: pv.Level) -> Iterable[pv.Guest]:
         if level.depth == 2:
-            yield pv.Guest(name="inner", registers={"pc": 0x1234}, read=lambda gpa, n: level.mem.read(RAM_BASE + gpa, n))
+            yield pv.Guest(name="inner", registers={"pc": 0x1234},
+                           read=lambda gpa, n: level.mem.read(RAM_BASE + gpa, n))
             yield pv.Guest(name="asleep")
 
     vm.publish_levels(reader)
