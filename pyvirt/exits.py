@@ -6,6 +6,7 @@ included. The built-in firmware is no guest code, so that its calls cost nothing
 """
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ class Seen:
     first: int
     last: int
     entries: int = 0
+
+    def joined(self, others: Iterable[Seen]) -> Seen:
+        """Return what was seen of several together."""
+        every = [self, *others]
+        return Seen(min(one.first for one in every), max(one.last for one in every), sum(one.entries for one in every))
 
 
 class Exits:
@@ -156,13 +162,14 @@ class Exits:
             tally.icount += cost
             tally.longest = max(tally.longest, cost)
 
-    def rows_of(self, *, level: int | None = None, hgatp: int | None = None) -> list[ExitRow]:
-        """Return the rows of one level or of one guest, the dearest first."""
+    def rows_of(self, *, level: int | None = None, hgatp: int | Collection[int] | None = None) -> list[ExitRow]:
+        """Return the rows of one level or of one guest by its hgatp, the dearest first."""
+        guests = (hgatp,) if isinstance(hgatp, int) else hgatp
         if self.on and not self._taps.core.running:
             self._taps.drain()
         merged: dict[tuple[int, int, int, int], _Tally] = {}
         for (depth, cause, from_, to, guest), tally in self._tallies.items():
-            if level not in (None, depth) or (hgatp is not None and (depth, guest) != (2, hgatp)):
+            if level not in (None, depth) or (guests is not None and (depth != 2 or guest not in guests)):
                 continue
             into = merged.setdefault((depth, cause, from_, to), _Tally())
             into.count += tally.count

@@ -2,7 +2,8 @@
 
 A guest is known by its hgatp: mode, VMID and root of its G-stage. Those that a hart holds now are found in the state,
 so that they are there after a restore too; those seen before are known while exits are counted. What is deeper lives in
-the data of hypervisors: it is "unknown" unless someone who knows these publishes it.
+the data of hypervisors: it is "unknown" unless someone who knows these publishes it, as a hypervisor written in Python
+does for the guest of its guest.
 """
 from __future__ import annotations
 
@@ -70,29 +71,36 @@ class Vcpu:
 
 
 class _ByGpa:
-    """The backend of `level.mem`: guest physical addresses, by the G-stage tables as they are now."""
+    """The backend of `level.mem`: guest physical addresses, by the G-stage tables as they are now.
 
-    def __init__(self, hart: Hart, hgatp: int) -> None:
-        self._hart, self._hgatp = hart, hgatp
+    `below` is the memory that the tables lie and lead in: that of a guest for the guest of a guest, None for RAM.
+    """
+
+    def __init__(self, hart: Hart, hgatp: int, below: Memory | None = None) -> None:
+        self._hart, self._hgatp, self._below = hart, hgatp, below
 
     def _pieces(self, gpa: int, n: int) -> Iterator[tuple[int, int, int]]:
         done = 0
         while done < n:
             at = gpa + done
             size = min(PAGE - at % PAGE, n - done)
-            pa = guest_physical(self._hart, self._hgatp, at)
-            if not self._hart.in_ram(pa, size):
+            pa = guest_physical(self._hart, self._hgatp, at, None if self._below is None else self._below.read)
+            if self._below is None and not self._hart.in_ram(pa, size):
                 raise GuestAddressError(f"gpa {at:#x} is pa {pa:#x}, which is not RAM; device registers are read by "
                                         "vm.bus.read()")
             yield pa, done, size
             done += size
 
     def read(self, address: int, n: int, /) -> bytes:
-        return b"".join(self._hart.physical(pa, size) for pa, _, size in self._pieces(address, n))
+        read = self._hart.physical if self._below is None else self._below.read
+        return b"".join(read(pa, size) for pa, _, size in self._pieces(address, n))
 
     def write(self, address: int, data: bytes, /) -> None:
         for pa, done, size in list(self._pieces(address, len(data))):
-            self._hart._core.mem_write(pa, data[done:done + size])
+            if self._below is None:
+                self._hart._core.mem_write(pa, data[done:done + size])
+            else:
+                self._below.write(pa, data[done:done + size])
 
 
 class _Published:
@@ -120,8 +128,10 @@ class Level:
     """
 
     def __init__(self, machine: Any, depth: int, name: str, *, mem: Memory, hgatp: int | None = None,
-                 vcpus: Sequence[Vcpu] = (), guest: Guest | None = None) -> None:
+                 vcpus: Sequence[Vcpu] = (), guest: Guest | None = None, real: Iterable[int] = ()) -> None:
         self._machine = machine
+        # The hgatps of the harts under which it runs: its own, or those of tables composed for a guest's guest.
+        self._real = frozenset(real) if hgatp is None or depth != 2 else frozenset((hgatp,))
         self.depth, self.name, self.mem, self.hgatp = depth, name, mem, hgatp
         self.vcpus = tuple(vcpus)
         self._guest = guest
@@ -161,25 +171,23 @@ class Level:
         """The supervisor CSRs of its first hart, under their VS names for a guest; unknown where no hart holds them."""
         if self._guest is not None:
             return self._guest.csrs
-        return self.vcpus[0].csrs if self.vcpus else UNKNOWN
+        return self.vcpus[0].csrs or UNKNOWN if self.vcpus else UNKNOWN
 
     @property
     def seen(self) -> Seen | Unknown:
         """When it was first and last entered or left and how often entered, as far as exits were counted."""
         exits = self._machine.exits
-        if self.depth != 2 or self.hgatp is None:
-            return UNKNOWN
         exits.rows_of(level=2)  # takes what waits
-        found: Seen | Unknown = exits.seen.get(self.hgatp, UNKNOWN)
-        return found
+        found = [exits.seen[hgatp] for hgatp in self._real if hgatp in exits.seen]
+        return found[0].joined(found[1:]) if found else UNKNOWN
 
     @property
     def exits(self) -> list[ExitRow] | Unknown:
         """Its exits by cause, unknown where none were counted."""
         exits = self._machine.exits
-        if self.depth not in (1, 2) or not (exits.on or exits.rows):
+        if not (self.depth == 1 or self._real) or not (exits.on or exits.rows):
             return UNKNOWN
-        found: list[ExitRow] = exits.rows_of(level=self.depth, hgatp=self.hgatp)
+        found: list[ExitRow] = exits.rows_of(level=1) if self.depth == 1 else exits.rows_of(level=2, hgatp=self._real)
         return found
 
     def __repr__(self) -> str:
@@ -195,13 +203,18 @@ class Levels(Sequence[Level]):
 
     def __init__(self, machine: Any, publishers: Sequence[Callable[[Level], Iterable[Guest]]]) -> None:
         self._machine = machine
+        hypervisor = machine._runner.hypervisor
         ground = Level(machine, 0, repr(machine).strip("<>"), mem=machine.mem)
         first = Level(machine, 1, "on the machine", mem=machine.mem, vcpus=[
             Vcpu(hart.index, "running", dict(hart.registers), _csrs(hart, S_CSRS)) if hart.world not in GUEST_WORLDS
             else Vcpu(hart.index, "loaded", UNKNOWN, _csrs(hart, S_CSRS)) for hart in machine.harts])
+        if hypervisor is not None:
+            first = Level(machine, 1, f"{type(hypervisor).__name__}, written in Python", mem=machine.mem)
         ground.guests = (first,)
-        first.guests = tuple(self._guests())
+        first.guests = tuple(self._guests() if hypervisor is None else self._guests_of(hypervisor))
         self._levels = [ground, first, *first.guests]
+        for guest in first.guests:
+            self._levels += [] if isinstance(guest.guests, Unknown) else guest.guests
         for level in self._levels[2:]:
             self._deeper(level, publishers)
 
@@ -225,6 +238,27 @@ class Levels(Sequence[Level]):
             hart = machine.harts[vcpus[0].hart] if vcpus else machine.hart
             yield Level(machine, 2, guest_name(hgatp), mem=Memory(_ByGpa(hart, hgatp)), hgatp=hgatp, vcpus=vcpus)
 
+    def _guests_of(self, hypervisor: Any) -> Iterator[Level]:
+        """Find the guest of a hypervisor written in Python, and with it the guests of that if it is one too."""
+        own, inner = [], dict[int, list[Any]]()
+        for vcpu in hypervisor.vcpus:
+            nested, hart = vcpu.nested, vcpu.hart
+            inside = nested is not None and nested.virt
+            now = Vcpu(vcpu.index, "running", {**hart.registers, "pc": vcpu.pc}, _csrs(hart, VS_CSRS))
+            saved = Vcpu(vcpu.index, "loaded", UNKNOWN, {})
+            own.append(saved if inside else now)
+            if nested is not None and (inside or nested.hgatp >> 60):
+                inner.setdefault(nested.hgatp, []).append((vcpu, now if inside else saved))
+        guest = Level(self._machine, 2, f"guest of {type(hypervisor).__name__}", mem=hypervisor.mem, vcpus=own,
+                      hgatp=hypervisor.memory.stage.hgatp())
+        if any(vcpu.nested is not None for vcpu in hypervisor.vcpus):
+            guest.guests = tuple(
+                Level(self._machine, 3, guest_name(hgatp), hgatp=hgatp, vcpus=[shown for _, shown in found],
+                      mem=Memory(_ByGpa(found[0][0].hart, hgatp, hypervisor.mem)),
+                      real=[real for vcpu, _ in found if (real := vcpu.nested.shadow.known(hgatp)) is not None])
+                for hgatp, found in inner.items())
+        yield guest
+
     def _deeper(self, level: Level, publishers: Sequence[Callable[[Level], Iterable[Guest]]]) -> None:
         if not publishers:
             return
@@ -235,7 +269,7 @@ class Levels(Sequence[Level]):
                     raise ConfigError(f"publish_levels: {publish!r} returned {guest!r}; allowed: Guests")
                 found.append(Level(self._machine, level.depth + 1, guest.name, mem=Memory(_Published(guest)),
                                    guest=guest))
-        level.guests = tuple(found)
+        level.guests = (*(() if isinstance(level.guests, Unknown) else level.guests), *found)
         self._levels += found
         if level.depth + 1 < DEPTH_MAX:
             for deeper in found:

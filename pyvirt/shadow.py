@@ -73,6 +73,13 @@ class Shadow:
             self.vmids[self.nested.hgatp] = next(n for n in range(1, SETS_MAX + 2) if n not in taken)
         return stage.hgatp(self.vmids[self.nested.hgatp])
 
+    def known(self, hgatp: int) -> int | None:
+        """Return the hart's hgatp for one of L1's, None while there are no tables for it; makes none."""
+        if not hgatp >> 60:
+            return self.nested.hypervisor.memory.stage.hgatp(0)
+        stage = self.tables.get(hgatp)
+        return None if stage is None else stage.hgatp(self.vmids[hgatp])
+
     def walk(self, gpa: int, kind: int, need: int, *, execute: bool = False,
              implicit: bool = False) -> tuple[int, int, int]:
         """Translate a gpa of L2's by L1's tables: (gpa of L1's, R W X as they may be cached, level of the page).

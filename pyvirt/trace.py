@@ -224,9 +224,11 @@ class Taps:
 
     def call(self, records: list[Raw], machine: Any) -> None:
         """Call the hooks. Those that an exception left uncalled are called first the next time."""
-        if self.hooks:
+        if self.hooks and records:
+            causes = {cause for hook in self.hooks for cause in hook.wanted.causes or ()}
+            every = any(hook.wanted.causes is None for hook in self.hooks)
             for raw in records:
-                if raw[KIND] == TRAP:
+                if raw[KIND] == TRAP and (every or raw[CAUSE] in causes):
                     trap = self.names.value(raw)
                     assert isinstance(trap, Trap)
                     self.pending.extend((hook, trap) for hook in self.hooks if hook.wanted(trap))

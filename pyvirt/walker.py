@@ -344,12 +344,26 @@ def explain(hart: Hart, va: int, *, world: str | None = None, access: str = "loa
                 size=size if pa is not None else 0, trap=trap, note=note)
 
 
-def guest_physical(hart: Hart, hgatp: int, gpa: int) -> int:
+class _Elsewhere(_Walker):
+    """Walks tables that are not in the machine's RAM as the hart has it."""
+
+    def __init__(self, hart: Hart, read: Callable[[int, int], bytes]) -> None:
+        super().__init__(hart)
+        self._read = read
+
+    def read(self, pa: int) -> int | Rule:
+        try:
+            return int.from_bytes(self._read(pa, 8), "little")
+        except GuestAddressError:
+            return RULES["memory"]
+
+
+def guest_physical(hart: Hart, hgatp: int, gpa: int, read: Callable[[int, int], bytes] | None = None) -> int:
     """Return the physical address of a guest physical one under `hgatp`, for whoever looks: a load's or a fetch's.
 
-    Raises GuestAddressError with the rule that refuses it.
+    `read(address, n)` reads the tables, None from RAM. Raises GuestAddressError with the rule that refuses it.
     """
-    walker = _Walker(hart)
+    walker = _Walker(hart) if read is None else _Elsewhere(hart, read)
     stage = _Stage("G", hgatp, walker.menvcfg | 1 << ADUE)
     for access in ("load", "fetch"):
         stage.steps.clear()

@@ -8,7 +8,7 @@ from pyvirt.board import RAM_BASE
 
 ROUNDS = 20
 # The hypervisor keeps to s registers, the guests to a registers and t0, firmware to t6.
-TEXT = """
+FIRMWARE = """
     li t0, -1
     csrw pmpaddr0, t0
     li t0, 0x1f
@@ -31,7 +31,8 @@ firmware:
     csrw mepc, t6
     csrr t6, mscratch
     mret
-
+"""
+HYPERVISOR = """
 hypervisor:
     la s0, trap
     csrw stvec, s0
@@ -95,7 +96,7 @@ root:
 def machine(**options: Any) -> pv.Machine:
     """Return the machine, loaded; it ends idle, behind ROUNDS calls."""
     vm = pv.Machine(board="bare", ram="256K", **options)
-    vm.load(pv.asm(TEXT, at=RAM_BASE, symbols={"RAM": RAM_BASE, "ROUNDS": ROUNDS}))
+    vm.load(pv.asm(FIRMWARE + HYPERVISOR, at=RAM_BASE, symbols={"RAM": RAM_BASE, "ROUNDS": ROUNDS}))
     return vm
 
 

@@ -11,7 +11,7 @@ import pytest
 import pyvirt as pv
 from pyvirt.board import RAM_BASE
 from pyvirt.levels import UNKNOWN
-from tests.hyp.nest import ROUNDS, hgatp, machine
+from tests.hyp.nest import HYPERVISOR, ROUNDS, hgatp, machine
 
 
 @pytest.fixture
@@ -153,6 +153,39 @@ def test_deeper_levels_are_what_is_published(vm: pv.Machine) -> None:
         vm.levels  # noqa: B018
     with pytest.raises(pv.ConfigError, match="publish_levels: 5 is not allowed"):
         vm.publish_levels(5)  # type: ignore[arg-type]
+
+
+def test_a_hypervisor_in_python_tells_of_its_guests_guests() -> None:
+    at = RAM_BASE + 0x20_0000
+    with pv.Machine(ram="32M") as vm:
+        python = pv.Hypervisor(vm, memory="8M", nested=True)
+        program = pv.asm(HYPERVISOR, at=at, symbols={"RAM": RAM_BASE, "ROUNDS": ROUNDS})
+        python.load(program)
+        assert [(level.depth, level.name) for level in vm.levels][1:] == [
+            (1, "Hypervisor, written in Python"), (2, "guest of Hypervisor")]
+        assert vm.levels[2].running
+        assert vm.levels[2].registers["pc"] == at
+        assert vm.levels[2].guests == ()
+        vm.exits.start()
+        vm.run(until=pv.at(program.symbols["two"]))
+        outer, inner = vm.levels[2:]
+        assert outer.guests[0].name == inner.name == f"VMID 2 @{program.symbols['root']:#x}"
+        assert (outer.running, outer.registers, outer.csrs, inner.running) == (False, UNKNOWN, UNKNOWN, True)
+        assert inner.registers["pc"] == program.symbols["two"]
+        assert (inner.depth, inner.vmid, inner.mode) == (3, 2, "Sv39x4")
+        # By the guest's own addresses, through the tables of its hypervisor, and those of Python's.
+        assert inner.mem.read(at, 64) == outer.mem.read(at, 64) == bytes(program)[:64]
+        inner.mem.u64[RAM_BASE + 0x40_0000] = 77
+        assert outer.mem.u64[RAM_BASE + 0x40_0000] == 77
+        with pytest.raises(pv.GuestAddressError, match="gpa 0x40 is not mapped under hgatp"):
+            inner.mem.read(64, 4)
+        vm.run()
+        inner, = (level for level in vm.levels if level.depth == 3)
+        assert inner.vcpus[0].state == "loaded"
+        seen = inner.seen
+        assert seen
+        assert seen.entries > 0
+        assert {row.cause for row in inner.exits} >= {10}
 
 
 def test_a_publisher_without_end_comes_to_one(vm: pv.Machine) -> None:
