@@ -1,7 +1,7 @@
 """An initramfs of busybox and a few kernel modules, and the newc archive that holds it.
 
-Owns the archive writer, the closure of kernel modules, and the two /init scripts: the initramfs's, and the one given
-to a root file system that brings none.
+Owns the archive writer, the closure of kernel modules, and the scripts: /init of the initramfs, /init given to a root
+file system that brings none, and those that boot a guest in the guest.
 """
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from elftools.elf.elffile import ELFFile
 
 from pyvirt.errors import LoadError
 
-#: Modules every initramfs carries: the machine's disks, random source and network, and ext4.
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net", "ext4")
+#: Modules every initramfs carries: the machine's disks, random source and network, ext4, and the hypervisor.
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net", "ext4", "kvm")
 
 INIT = """\
 #!/bin/busybox sh
@@ -71,6 +71,22 @@ done
 echo "GUEST-ROOT-OK $(busybox uname -r)"
 cd /root
 exec busybox setsid busybox cttyhack /usr/bin/busybox sh
+"""
+
+# QEMU's default CPU claims Zbc, which the hart need not have: only `host` asks for what is there.
+GUEST_BOOT = """\
+#!/bin/sh
+# Boots the kernel and the initramfs beside this file as a guest of this system's KVM. Arguments go to QEMU, whose later
+# options win: /guest/boot -smp 2, or /guest/boot -append "console=ttyS0 run=info".
+busybox modprobe kvm || exit
+exec qemu-system-riscv64 -M virt -accel kvm -cpu host -m 256M -nographic -kernel /guest/Image -initrd /guest/initrd \
+  -append "console=ttyS0 cryptomgr.notests" "$@"
+"""
+
+GUEST_ONCE = """\
+#!/bin/sh
+# The same, but the guest powers off when it has booted: for run=/guest/once on the command line.
+exec /bin/sh /guest/boot -append "console=ttyS0 cryptomgr.notests run=poweroff" "$@"
 """
 
 
@@ -184,17 +200,8 @@ def closure(folder: Path, wanted: Iterable[str]) -> dict[str, tuple[bytes, list[
     return found
 
 
-def build(busybox: bytes, release: str, modules: dict[str, tuple[bytes, list[str]]]) -> bytes:
-    """Return the initramfs: busybox, /init, and the modules with the modules.dep that modprobe reads."""
-    archive = Archive()
-    for name in ("proc", "sys", "dev", "tmp", "mnt", "sbin", "usr/bin", "usr/sbin", "etc"):
-        archive.folder(name)
-    archive.folder("root", 0o700)
-    archive.char("dev/console", 5, 1)
-    archive.char("dev/null", 1, 3, 0o666)
-    archive.file("bin/busybox", busybox, 0o755)
-    archive.link("bin/sh", "busybox")
-    archive.file("init", INIT.encode(), 0o755)
+def modules_dep(modules: dict[str, tuple[bytes, list[str]]]) -> str:
+    """Return the modules.dep that busybox's modprobe reads, for modules that lie beside it."""
 
     def needs(name: str) -> list[str]:
         # modprobe loads the last name of the line first, so each module stands before what it needs.
@@ -206,8 +213,21 @@ def build(busybox: bytes, release: str, modules: dict[str, tuple[bytes, list[str
                 out.append(n)
         return out
 
-    lines = [f"{n}.ko:" + "".join(f" {d}.ko" for d in needs(n)) for n in sorted(modules)]
+    return "".join(f"{n}.ko:" + "".join(f" {d}.ko" for d in needs(n)) + "\n" for n in sorted(modules))
+
+
+def build(busybox: bytes, release: str, modules: dict[str, tuple[bytes, list[str]]]) -> bytes:
+    """Return the initramfs: busybox, /init, and the modules with their modules.dep."""
+    archive = Archive()
+    for name in ("proc", "sys", "dev", "tmp", "mnt", "sbin", "usr/bin", "usr/sbin", "etc"):
+        archive.folder(name)
+    archive.folder("root", 0o700)
+    archive.char("dev/console", 5, 1)
+    archive.char("dev/null", 1, 3, 0o666)
+    archive.file("bin/busybox", busybox, 0o755)
+    archive.link("bin/sh", "busybox")
+    archive.file("init", INIT.encode(), 0o755)
     for name, (body, _) in modules.items():
         archive.file(f"lib/modules/{release}/{name}.ko", body)
-    archive.file(f"lib/modules/{release}/modules.dep", "\n".join([*lines, ""]).encode())
+    archive.file(f"lib/modules/{release}/modules.dep", modules_dep(modules).encode())
     return archive.bytes()

@@ -25,11 +25,13 @@ from pyvirt._apt import Apt, Source, host_sources, need_tools, unpack
 from pyvirt.errors import ConfigError, HostError, LoadError
 
 SUITES = ("forky", "sid", "trixie")
-FORMAT = 1  # of the manifest and of what a build holds; a build of another format is made anew
+FORMAT = 2  # of the manifest and of what a build holds; a build of another format is made anew
 KERNEL = "linux-image-riscv64"  # only names the newest kernel package
 BASE = ("busybox-static", "opensbi")
 FIRMWARE = "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin"
 FILES = ("kernel", "initrd", "opensbi")
+VMM = "usr/bin/qemu-system-riscv64"  # a root file system that has it also gets a guest to boot in it
+Modules = dict[str, tuple[bytes, list[str]]]
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -144,7 +146,8 @@ def pull(
 ) -> Pulled:
     """Put Debian's riscv64 kernel, OpenSBI and an initramfs in the cache, and return them.
 
-    With `packages`, also an ext4 root file system of these and all they depend on. What is cached already is returned
+    With `packages`, also an ext4 root file system of these and all they depend on, with the initramfs's kernel modules;
+    where they bring Debian's QEMU, the kernel and a small initramfs lie in its /guest, to be booted under KVM. What is cached already is returned
     with nothing downloaded unless `refresh`. `suites` are tried in order; `mirror` replaces the host's own archives.
     `say` gets one line for each step. Raises HostError when this host has no apt or no suite can be had.
     """
@@ -216,11 +219,15 @@ def _build(root: Path, apt: Apt, packages: list[str], say: Callable[[str], None]
         say("unpacking")
         for deb in debs:
             unpack(deb, work)
-        release = _take_base(work, made, apt)
+        release, busybox, modules = _take_base(work, made, apt)
         shutil.rmtree(work)
         if packages:
             say(f"making the root file system of {len(closure)} packages")
-            _make_rootfs(closure, work, made / "rootfs.ext4")
+            _make_tree(closure, work)
+            _add_modules(work, release, modules)
+            if (work / VMM).exists():
+                _add_guest(work, made / "kernel", _initramfs.build(busybox, release, {}))
+            _make_image(work, made / "rootfs.ext4")
         files = {p.name: checksum(p) for p in sorted(made.iterdir())}
         manifest = Manifest(FORMAT, apt.suite, apt.source.uri, release, packages, versions, files)
         (made / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
@@ -249,8 +256,11 @@ def _kernel_packages(apt: Apt) -> list[str]:
     return list(dict.fromkeys(parts)) or [image[0]]
 
 
-def _take_base(work: Path, made: Path, apt: Apt) -> str:
-    """Move kernel and firmware out of the unpacked packages, build the initramfs, return the kernel's release."""
+def _take_base(work: Path, made: Path, apt: Apt) -> tuple[str, bytes, Modules]:
+    """Take kernel and firmware out of the unpacked packages and build the initramfs.
+
+    Return what else is made of them: the kernel's release, busybox, and the modules.
+    """
     kernels = sorted([*work.glob("usr/lib/modules/*/vmlinuz"), *work.glob("boot/vmlinu*-*")])
     trees = sorted([*work.glob("usr/lib/modules/*/kernel"), *work.glob("lib/modules/*/kernel")])
     firmware = work / FIRMWARE
@@ -272,18 +282,19 @@ def _take_base(work: Path, made: Path, apt: Apt) -> str:
         modules = _initramfs.closure(trees[0], _initramfs.MODULES)
     except LoadError as error:
         raise HostError(f"the kernel modules of {apt} can't be read: {error}") from error
-    (made / "initrd").write_bytes(_initramfs.build(busybox.read_bytes(), release, modules))
+    shell = busybox.read_bytes()
+    (made / "initrd").write_bytes(_initramfs.build(shell, release, modules))
     shutil.copyfile(kernels[0], made / "kernel")
     shutil.copyfile(firmware, made / "opensbi")
-    return release
+    return release, shell, modules
 
 
 def _mke2fs() -> str | None:
     return shutil.which("mke2fs", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
 
 
-def _make_rootfs(debs: Sequence[Path], tree: Path, image: Path) -> None:
-    """Unpack packages into `tree` and make an ext4 image of it; no root rights are needed."""
+def _make_tree(debs: Sequence[Path], tree: Path) -> None:
+    """Unpack packages into `tree`, and add what a root file system needs that no package script made."""
     for name in ("bin", "sbin", "lib"):
         (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(f"usr/{name}")
@@ -302,6 +313,30 @@ def _make_rootfs(debs: Sequence[Path], tree: Path, image: Path) -> None:
     if not init.exists():
         init.write_text(_initramfs.ROOT_INIT)
         init.chmod(0o755)
+
+
+def _add_modules(tree: Path, release: str, modules: Modules) -> None:
+    """Put the initramfs's modules where modprobe looks; Debian's own tree of them would be over 100 MB."""
+    folder = tree / "usr/lib/modules" / release
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (body, _) in modules.items():
+        (folder / f"{name}.ko").write_bytes(body)
+    (folder / "modules.dep").write_text(_initramfs.modules_dep(modules))
+
+
+def _add_guest(tree: Path, kernel: Path, initrd: bytes) -> None:
+    """Put a kernel, an initramfs and the scripts that boot them into /guest."""
+    folder = tree / "guest"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(kernel, folder / "Image")
+    (folder / "initrd").write_bytes(initrd)
+    for name, text in (("boot", _initramfs.GUEST_BOOT), ("once", _initramfs.GUEST_ONCE)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+def _make_image(tree: Path, image: Path) -> None:
+    """Make an ext4 image of `tree`; no root rights are needed."""
     used = sum(p.lstat().st_size // 4096 * 4096 + 4096 for p in tree.rglob("*"))
     megabytes = max(64, used * 5 // 4 // 2**20 + 48)
     command = [str(_mke2fs()), "-q", "-t", "ext4", "-d", str(tree), "-L", "pyvirt"]
