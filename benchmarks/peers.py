@@ -1,7 +1,7 @@
 """Who runs them: pyvirt and its peers, each as the command line that a user would type.
 
 A peer says which version it is, why it can't run where it can't, and the command for a program or a boot. All get the
-same binaries, 256 MiB and one hart; a whole process is measured, start-up included.
+same binaries and memory and one hart; a whole process is measured, start-up included.
 """
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Pyvirt:
         return [sys.executable, "-m", "pyvirt", "run", str(elf)]
 
     def boot(self, boot: Boot, images: Images, plain_kernel: Path) -> list[str]:
+        disk = ["--disk", str(images.disk)] if boot.packages else []
         return [sys.executable, "-m", "pyvirt", "run", "--ram", boot.ram, "--firmware", str(images.firmware),
-                "--kernel", str(images.kernel), "--initrd", str(images.initrd), "--append", boot.append]
+                "--kernel", str(images.kernel), "--initrd", str(images.initrd), "--append", boot.append, *disk]
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,10 @@ class Qemu:
         return [*self._machine("256M"), "-bios", "none", "-kernel", str(elf)]
 
     def boot(self, boot: Boot, images: Images, plain_kernel: Path) -> list[str]:
+        nested = ["-cpu", "rv64,h=true", "-drive", f"file={images.disk},format=raw,id=root,if=none,snapshot=on",
+                  "-device", "virtio-blk-device,drive=root"] if boot.packages else []
         return [*self._machine(boot.ram), "-bios", str(images.firmware), "-kernel", str(plain_kernel),
-                "-initrd", str(images.initrd), "-append", boot.append]
+                "-initrd", str(images.initrd), "-append", boot.append, *nested]
 
 
 Peer = Pyvirt | Spike | Qemu

@@ -35,7 +35,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Boot:
-    """Linux under OpenSBI on the layout of QEMU's virt, until it powers off. `marker` must be on its console."""
+    """Linux under OpenSBI on the layout of QEMU's virt, until it powers off. `marker` must be on its console.
+
+    With `packages`, their root file system is its disk, all its images are those of that pull, and the hart has H.
+    """
 
     name: str
     about: str
@@ -45,6 +48,7 @@ class Boot:
     group: str = "boot"
     heldout: bool = False
     ram: str = "256M"
+    packages: tuple[str, ...] = ()
 
 
 Workload = Program | Boot
@@ -72,6 +76,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Program("fourier", "fp", "FFT", heldout=True, short=SLOW_FP),
     Boot("boot", "Debian's Linux to its init and power-off", "initramfs-mini.cpio.zst",
          "console=ttyS0 cryptomgr.notests run=poweroff", "GUEST-INIT-OK"),
+    Boot("nested", "Debian with KVM and QEMU, its guest to init, both to power-off", "",
+         "console=ttyS0 cryptomgr.notests root=/dev/vda mods=kvm run=/guest/once", "GUEST-ONCE-OK", ram="1G",
+         packages=("qemu-system-riscv",)),
 )
 
 # Sets of programs whose geometric mean is shown.
@@ -94,6 +101,7 @@ class Images:
     kernel: Path
     firmware: Path
     initrd: Path
+    disk: Path | None = None
 
 
 def images(boot: Boot) -> Images:
@@ -102,7 +110,9 @@ def images(boot: Boot) -> Images:
     Raises GuestMissing when there are none.
     """
     folder = os.environ.get("PYVIRT_GUESTS")
-    if folder:
+    if boot.packages:
+        found = _pulled(boot.packages)
+    elif folder:
         found = Images(*(_only(Path(folder), p) for p in ("Image*", "opensbi-1.9*.bin", boot.initrd)))
     else:
         found = _pulled()
@@ -119,10 +129,12 @@ def _only(folder: Path, pattern: str) -> Path:
     return paths[-1]
 
 
-def _pulled() -> Images:
+def _pulled(packages: tuple[str, ...] | None = None) -> Images:
     if importlib.util.find_spec("pyvirt.pull") is not None:
         from pyvirt.pull import cached
 
-        if (found := cached()) is not None:
-            return Images(Path(found.kernel), Path(found.opensbi), Path(found.initrd))
+        if (found := cached(packages)) is not None:
+            return Images(Path(found.kernel), Path(found.opensbi), Path(found.initrd), found.rootfs)
+    if packages:
+        raise GuestMissing(f"run `pyvirt pull debian --with {','.join(packages)}`")
     raise GuestMissing("no guest images: set PYVIRT_GUESTS, or run `pyvirt pull debian`")

@@ -147,9 +147,10 @@ def pull(
     """Put Debian's riscv64 kernel, OpenSBI and an initramfs in the cache, and return them.
 
     With `packages`, also an ext4 root file system of these and all they depend on, with the initramfs's kernel modules;
-    where they bring Debian's QEMU, the kernel and a small initramfs lie in its /guest, to be booted under KVM. What is cached already is returned
-    with nothing downloaded unless `refresh`. `suites` are tried in order; `mirror` replaces the host's own archives.
-    `say` gets one line for each step. Raises HostError when this host has no apt or no suite can be had.
+    where they bring Debian's QEMU, the kernel and a small initramfs lie in its /guest, to be booted under KVM. What is
+    cached already is returned with nothing downloaded unless `refresh`. `suites` are tried in order; `mirror` replaces
+    the host's own archives. `say` gets one line for each step. Raises HostError when this host has no apt or no suite
+    can be had.
     """
     wanted = _check_packages(packages)
     have = cached(wanted)

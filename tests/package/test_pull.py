@@ -275,6 +275,27 @@ def test_packages_become_a_root_file_system(archive: Archive) -> None:
     assert pull.cached() == base, "the one pulled last is the one that runs"
 
 
+def test_a_root_with_qemu_has_modules_and_a_guest(archive: Archive) -> None:
+    needs.need_program("e2fsprogs", "mke2fs")
+    debugfs = needs.need_program("e2fsprogs", "debugfs")
+
+    def cat(path: str, image: Path | None) -> bytes:
+        assert image is not None
+        return subprocess.run([debugfs, "-R", f"cat {path}", image], capture_output=True, check=True).stdout
+
+    archive.add("qemu-system-riscv", "1:11.0", {pull.VMM: b"qemu"})
+    archive.publish("sid")
+    made = pull.pull(["qemu-system-riscv"])
+    assert cat("/guest/Image", made.rootfs) == made.kernel.read_bytes()
+    assert not any(name.endswith(".ko") for name in read_cpio(cat("/guest/initrd", made.rootfs)))
+    assert b"-accel kvm" in cat("/guest/boot", made.rootfs)
+    assert b"run=poweroff" in cat("/guest/once", made.rootfs)
+    listed = cat("/usr/lib/modules/7.2.0-riscv64/modules.dep", made.rootfs)
+    assert {line.partition(b":")[0] for line in listed.splitlines()} == {f"{n}.ko".encode() for n in _initramfs.MODULES}
+    assert cat("/usr/lib/modules/7.2.0-riscv64/kvm.ko", made.rootfs)
+    assert not cat("/guest/Image", pull.pull(["hello"]).rootfs), "there is nothing in it to start a guest with"
+
+
 def test_equal_packages_give_an_equal_initramfs(archive: Archive) -> None:
     first = pull.pull()
     assert pull.pull(refresh=True).checksums == first.checksums
