@@ -60,7 +60,9 @@ def test_slices_change_nothing() -> None:
             vm.console.send(f"{line}\r")
         while vm.run(instructions=rng.randint(1, 3_000)).reason is StopReason.INSTRUCTIONS:
             pass
-        assert result(vm) == golden()
+        assert result(vm) == golden(), (
+            "if the guest, the device tree or the layout of the state was changed on purpose: "
+            "python -m pyvirt.demo > golden.tmp && mv golden.tmp pyvirt/guests/golden.json")
 
 
 def test_another_golden_fails_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
