@@ -29,7 +29,7 @@ cdef enum:
     SLICE_MIN = 50000       # instructions between two looks at signals; adapted to take some 10 ms
     SLICE_MAX = 16000000
     QUANTUM = 2000
-    CHUNKS_MAX = 32768      # of 4 KiB: decoded code that a guest may make this machine keep; a boot of Linux needs 2,000
+    CHUNKS_MAX = 32768      # of 4 KiB: decoded code that a guest may make this machine keep; a Linux boot needs 2,000
 
 
 ctypedef void (*fill_fn)(core_api_t* api) noexcept nogil
@@ -59,7 +59,8 @@ EXTENSIONS = {
     "zba": 1 << EXT_ZBA, "zbb": 1 << EXT_ZBB, "zbs": 1 << EXT_ZBS, "zicond": 1 << EXT_ZICOND,
     "zicbom": 1 << EXT_ZICBOM, "zicboz": 1 << EXT_ZICBOZ, "zicbop": 1 << EXT_ZICBOP,
     "zihintpause": 1 << EXT_ZIHINTPAUSE, "sstc": 1 << EXT_SSTC, "svinval": 1 << EXT_SVINVAL,
-    "smstateen": 1 << EXT_SMSTATEEN, "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU, "s": 1 << EXT_S,
+    "smstateen": 1 << EXT_SMSTATEEN, "svnapot": 1 << EXT_SVNAPOT, "svpbmt": 1 << EXT_SVPBMT, "svadu": 1 << EXT_SVADU,
+    "s": 1 << EXT_S,
     "u": 1 << EXT_U, "h": 1 << EXT_H,
 }
 
@@ -144,7 +145,8 @@ cdef class Core:
     cdef uint64_t slice
 
     def __cinit__(self, ram, *, uint32_t harts=1, uint64_t exts, uint64_t satp_modes=0x700, uint32_t ratio=100,
-                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0, uint64_t code_limit=CHUNKS_MAX,
+                  uint32_t quantum=QUANTUM, bint builtin_sbi=False, str core=None, uint32_t tlb_limit=0,
+                  uint64_t code_limit=CHUNKS_MAX,
                   bint transform=False, uint32_t vmid_bits=14, uint32_t geilen=0, object g_modes=None):
         cdef uint32_t i
         cdef hart_t* h
@@ -758,7 +760,7 @@ cdef class Hart:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
 
     def fenced(self, *, bint guest=False) -> None:
-        """Note, while fences are checked, that all addresses of every stage (`guest`: of the G-stage) were fenced here."""
+        """Note, while fences are checked, that all addresses of every stage (`guest`: the G-stage) were fenced here."""
         if self.h.m.fences != NULL:
             if not guest:
                 api.fence_done(self.h, OP_SFENCE_VMA, 0, 1)
