@@ -25,7 +25,7 @@ HYP_NOW_AND_THEN = (
     0x602, 0x603, 0x604, 0x605, 0x606, 0x607, 0x60A, 0x644, 0x645, 0x680, 0x204, 0x205, 0x240, 0x244, 0x24D, 0x280,
     0xE12,
 )
-GVA, MPRV = 1 << 38, 1 << 17
+GVA, MPV, MPRV, MPP = 1 << 38, 1 << 39, 1 << 17, 3 << 11
 _V = 832 + 18  # state_t.v behind prv: prev_prv (8 bytes), prv_changed, v_changed
 
 
@@ -119,22 +119,21 @@ class HypLockStep(LockStep):
         want, got = self.a.csrs(numbers), [read(n) for n in numbers]
         if want == got:
             return []
-        if numbers[: len(EACH_STEP)] == EACH_STEP and want[2] != got[2]:
-            want[2] = self.gva(want[2], got[2])
         both = zip(numbers, want, got, strict=True)
         differ = [(n, w, g) for n, w, g in both if (w ^ g) & ~self.own_bits.get(n, 0)]
         return [f"CSR {n:#x}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in differ]
 
-    def gva(self, want: int, got: int) -> int:
-        """Return what mstatus should be. Spike forgets GVA where M-mode's MPRV makes an access a guest's and it faults.
+    def spike_step(self, pc: int, priv: int) -> tuple[int, int]:
+        """Step Spike; set GVA where it forgets it: MPRV made an access of M-mode a guest's, and it faulted.
 
-        It does so for access faults of LR, SC and cache-block operations only; the manual ("H", "mstatus") makes no
-        such difference.
+        Spike forgets it for access faults of LR, SC and cache-block operations only; the manual ("H", "mstatus") makes
+        no such difference.
         """
-        word = self.word(self.recent[-1])
-        atomic = word & 0x7F == 0x2F and word >> 28 == 1
-        block = word & 0x707F == 0x200F
-        if got ^ want == GVA == got & GVA and want & MPRV and (atomic or block) and self.a.csr_read(0x342) in (5, 7):
-            self.a.csr_write(0x300, got)
-            return got
-        return want
+        word = self.word(pc) if priv == M else 0
+        block, reserved = word & 0x707F == 0x200F, word & 0x7F == 0x2F and word >> 28 == 1
+        status = self.a.csr_read(0x300) if block or reserved else 0
+        found = super().spike_step(pc, priv)
+        as_guest = status & MPRV and status & MPV and status & MPP != MPP
+        if as_guest and self.a.csr_read(0x341) == pc and self.a.csr_read(0x342) in (5, 7):
+            self.a.csr_write(0x300, self.a.csr_read(0x300) | GVA)
+        return found
