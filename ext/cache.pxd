@@ -430,5 +430,5 @@ cdef inline uint64_t time_at(machine_t* m, uint64_t icount) noexcept nogil:
 cdef inline void order_leave(machine_t* m, int stop) noexcept nogil:
     """Ask the running hart to come back at the next instruction boundary that can."""
     m.leave = 1
-    if stop and not m.stop:
-        m.stop = stop
+    if stop and (not m.stop or stop == STOP_ERROR):
+        m.stop = stop   # a device that raised did not do the access, whatever it had asked for before

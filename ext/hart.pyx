@@ -9,7 +9,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from time import monotonic
@@ -620,6 +620,43 @@ cdef class Core:
                 at = before
                 self.put_state(at)
                 raise ValueError(f"core state of hart {i}: no hart can be in a state with this {wrong}")
+
+    def restore(self, bytes data) -> None:
+        """Take a state that `state` of an equal machine gave, unchecked; translations that it leaves true are kept.
+
+        RAM is restored before: its frames drop what was cached of them. ValueError when the size is another.
+        """
+        cdef const uint8_t* at = data
+        cdef hart_state_t* new
+        cdef hart_t* h
+        cdef uint32_t i
+        if <uint64_t>len(data) != sizeof(clock_state_t) + self.m.nharts * sizeof(hart_state_t):
+            raise ValueError(f"core state has {len(data)} bytes; that is not of a machine of {self.m.nharts} harts")
+        memcpy(&self.m.clock, at, sizeof(clock_state_t))
+        at += sizeof(clock_state_t)
+        for i in range(self.m.nharts):
+            h = self.m.harts[i]
+            new = <hart_state_t*>at
+            keep = (memcmp(&h.s.pmpcfg[0], &new.pmpcfg[0], sizeof(h.s.pmpcfg)) == 0
+                    and memcmp(&h.s.pmpaddr[0], &new.pmpaddr[0], sizeof(h.s.pmpaddr)) == 0
+                    and ((h.s.menvcfg ^ new.menvcfg) | (h.s.henvcfg ^ new.henvcfg)) & (
+                        <uint64_t>ENVCFG_PBMTE | <uint64_t>ENVCFG_ADUE) == 0)
+            memcpy(&h.s, at, sizeof(hart_state_t))
+            at += sizeof(hart_state_t)
+            h.icount_end = self.m.clock.icount
+            h.count_end = h.s.count
+            if keep:
+                api.status_changed(h)
+                h.bank_x = h.bank_d = NULL
+                api.select(h)
+            else:
+                self.refresh(h)
+        self.m.stop = STOP_NONE
+        self.m.trim = 0
+        self.m.nrecords = 0
+        if self.m.fences != NULL:
+            # What is known of fences is of another history.
+            memset(self.m.fences, 0, sizeof(fences_t))
 
     cdef str wrong_state(self, hart_t* h):
         cdef uint32_t csr = 0

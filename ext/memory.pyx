@@ -536,6 +536,62 @@ cdef bint tree_diff(list_t* found, node_t* a, uint32_t high, node_t* b, uint32_t
     return True
 
 
+cdef uint64_t node_own(node_t* node) noexcept nogil:
+    """Count the frames below a node that go when it goes: those on whose way every count is 1."""
+    cdef uint64_t found = 0
+    cdef int i
+    if node == NULL or count_load(&node.refs) != 1:
+        return 0
+    for i in range(NODE_FANOUT):
+        if node.child[i] == NULL:
+            continue
+        if node.level:
+            found += node_own(<node_t*> node.child[i])
+        elif frame_alone(<frame_t*> node.child[i]):
+            found += 1
+    return found
+
+
+cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, uint64_t index) noexcept nogil:
+    """Go from the pages below one node to those below another (either may be absent): tell the listener, and count."""
+    cdef uint32_t i
+    cdef void* x
+    cdef void* y
+    for i in range(<uint32_t> NODE_FANOUT):
+        x = NULL if old == NULL else old.child[i]
+        y = NULL if new == NULL else new.child[i]
+        if x == y:
+            continue
+        if level:
+            node_leave(ram, <node_t*> x, <node_t*> y, level - 1, index + (<uint64_t> i << (level * NODE_BITS)))
+            continue
+        if ram.replaced != NULL:
+            # Not a copy: nothing that was derived from the old content holds of the new one.
+            ram.replaced(ram.listener, index + i + (ram.base >> PAGE_BITS), <frame_t*> x, NULL)
+        if x != NULL:
+            ram.resident -= 1
+            ram.owned -= (<frame_t*> x).owner == ram.id
+        if y != NULL:
+            ram.resident += 1
+            ram.owned += (<frame_t*> y).owner == ram.id
+
+
+cdef void tree_restore(ram_t* ram, ram_t* to) noexcept nogil:
+    """Take another tree's content; frames that both hold keep what is cached of them."""
+    cdef node_t* old = ram.root
+    if old != to.root:
+        if old == NULL and ram.stamp == ram.id:     # nothing was ever allocated here: all that comes is others'
+            ram.resident = to.resident
+        else:
+            node_leave(ram, old, to.root, ram.levels - 1, 0)
+        if to.root != NULL:
+            count_inc(&to.root.refs)
+        ram.root = to.root
+        node_unref(old)
+    ram_drain(ram)
+    ram.stamp = counter_add(&last_stamp, 1)
+
+
 cdef void copy_out(ram_t* ram, uint64_t offset, uint8_t* to, uint64_t n) noexcept nogil:
     cdef uint64_t at, step
     cdef frame_t* frame
@@ -666,6 +722,29 @@ cdef int node_digest(node_t* node, uint8_t* out) except -1:
             hash_into(below, sizeof(below), node.digest)
         node.has_digest = 1
     memcpy(out, node.digest, DIGEST_BYTES)
+    return 0
+
+
+cdef int node_verify(node_t* node, uint64_t index, list found) except -1:
+    """List the pages below a node whose bytes are not those of the digest that was taken of them."""
+    cdef uint8_t now[DIGEST_BYTES]
+    cdef frame_t* frame
+    cdef int i
+    for i in range(NODE_FANOUT):
+        if node.child[i] == NULL:
+            continue
+        if node.level:
+            node_verify(<node_t*> node.child[i], index + (<uint64_t> i << (node.level * NODE_BITS)), found)
+            continue
+        frame = <frame_t*> node.child[i]
+        if not count_load(&frame.flags) & FRAME_DIGEST:
+            continue
+        if frame_is_zero(frame):
+            memset(now, 0, DIGEST_BYTES)
+        else:
+            hash_into(frame.bytes, PAGE, now)
+        if memcmp(now, frame.digest, DIGEST_BYTES):
+            found.append(index + i)
     return 0
 
 
@@ -830,6 +909,24 @@ cdef class Root(_Tree):
             free(found.items)
 
 
+    @property
+    def own(self):
+        """Frames that come back when this root goes; the rest of `resident` is shared with RAMs and other roots."""
+        return node_own(self.ram.root)
+
+    def verify(self):
+        """Return the physical page numbers whose bytes are not those of the digest taken of them before.
+
+        What had no digest yet has one from now on, so that the next call checks every page.
+        """
+        cdef list found = []
+        self.check(self.ram.base, 0)
+        if self.ram.root != NULL:
+            node_verify(self.ram.root, self.ram.base >> PAGE_BITS, found)
+            tree_digest(self.ram.root)
+        return found
+
+
 @final
 cdef class Ram(_Tree):
     """RAM of `size` bytes at physical address `base`, all zeros; it costs what is touched.
@@ -883,6 +980,19 @@ cdef class Ram(_Tree):
         made.ram.root = self.ram.root
         self.ram.stamp = counter_add(&last_stamp, 1)
         return made
+
+    def restore(self, Root root not None):
+        """Take a root's content, in the time of what differs; whatever listens loses what it cached of other frames.
+
+        Raises ValueError when the root is of a RAM of another address or size. No core may be running on it.
+        """
+        self.check(self.ram.base, 0)
+        root.check(root.ram.base, 0)
+        if root.ram.base != self.ram.base or root.ram.size != self.ram.size:
+            raise ValueError(f"RAM of {self.ram.size:#x} bytes at {self.ram.base:#x} can't take the content of one of "
+                             f"{root.ram.size:#x} at {root.ram.base:#x}")
+        with nogil:
+            tree_restore(&self.ram, &root.ram)
 
     @property
     def owned(self):

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from host cimport TAG_NONE
-from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, flag_set, frame_t, pt_t
+from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, flag_clear, flag_set, frame_t, pt_t
 
 
 cdef enum:
@@ -235,7 +235,7 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
     if what == DROP_W:
         if not frame.flags & FRAME_WTLB:
             return
-        frame.flags &= ~<uint32_t>FRAME_WTLB
+        flag_clear(&frame.flags, FRAME_WTLB)
         for i in range(m.nharts):
             cache = m.harts[i].cache
             if cache == NULL:
@@ -254,7 +254,8 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
                         e.tag = TAG_NONE
         frame.w_many = 0
         return
-    frame.flags &= ~<uint32_t>FRAME_WTLB
+    # The frame may be others' as well, who mark it meanwhile.
+    flag_clear(&frame.flags, FRAME_WTLB)
     for i in range(m.nharts):
         cache = m.harts[i].cache
         if cache == NULL:
@@ -294,6 +295,15 @@ cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
                     bank.jump[k].pc = 1
 
 
+cdef void pt_drop(machine_t* m, frame_t* frame) noexcept nogil:
+    """Drop what was derived from a page table as a whole."""
+    cdef pt_t* pt = frame.pt
+    if pt != NULL and pt.where == 1 and pt.level == 0:
+        drop_range(m, pt.va, 21, pt.bits)
+    elif pt == NULL or pt.where:
+        drop_all(m)
+
+
 cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil:
     """Called by the tree before a shared frame gives way to a private copy (rule 9); see ram.pxd for `new` NULL."""
     cdef machine_t* m = <machine_t*>machine
@@ -306,7 +316,7 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
     if new == NULL:
         # What is written next goes behind everyone's back: entries of a page table may change too.
         if old.flags & FRAME_PT:
-            drop_all(m)
+            pt_drop(m, old)
             m.leave = 1
         return
     if old.flags & FRAME_PT and old.pt != NULL:
@@ -410,10 +420,7 @@ cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data,
         for i in range(8):
             live |= pt.used[i]
         if live:
-            if pt.where == 1 and pt.level == 0:
-                drop_range(m, pt.va, 21, pt.bits)
-            else:
-                drop_all(m)
+            pt_drop(m, frame)
             m.leave = 1
         pt_forget(frame)
         return

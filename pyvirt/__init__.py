@@ -38,16 +38,20 @@ if TYPE_CHECKING:
     from pyvirt.errors import MachineBusy as MachineBusy
     from pyvirt.errors import NotReached as NotReached
     from pyvirt.errors import PyvirtError as PyvirtError
+    from pyvirt.errors import SnapshotError as SnapshotError
     from pyvirt.exits import Exits as Exits
     from pyvirt.fdt import Placed as Placed
     from pyvirt.hart import CsrValue as CsrValue
     from pyvirt.hart import Hart as Hart
+    from pyvirt.history import History as History
     from pyvirt.hypervisor import Hypervisor as Hypervisor
     from pyvirt.levels import Guest as Guest
     from pyvirt.levels import Level as Level
     from pyvirt.machine import Machine as Machine
     from pyvirt.memory import Memory as Memory
     from pyvirt.run import Input as Input
+    from pyvirt.snapshot import Diff as Diff
+    from pyvirt.snapshot import Snapshot as Snapshot
     from pyvirt.stop import Condition as Condition
     from pyvirt.stop import Stop as Stop
     from pyvirt.stop import StopReason as StopReason
@@ -72,6 +76,7 @@ _WHERE = {
     "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
     "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
     "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
+    "Diff": "snapshot", "History": "history", "Snapshot": "snapshot", "SnapshotError": "errors",
 }
 
 __version__ = "0.1.0"

@@ -20,6 +20,7 @@ from pyvirt.unpack import Source, open_source, source_name
 
 if TYPE_CHECKING:
     from pyvirt.machine import Machine
+    from pyvirt.run import Runner
 
 KERNEL_OFFSET = 0x20_0000   # of a kernel without an address of its own: behind room for firmware
 BELOW = 1 << 32             # where firmware and kernels with 32-bit habits find device tree and initrd
@@ -83,8 +84,19 @@ class Boot:
         symbols, runner = self.machine._symbols, self.machine._runner
         if "tohost" not in symbols:
             return
-        runner.htif = Htif(self.core, tohost=symbols["tohost"], fromhost=symbols.get("fromhost"),
-                           console_write=runner.write_console, console_read=runner.read_console, on_exit=runner.on_exit)
+        runner.htif = self.htif(runner, symbols["tohost"], symbols.get("fromhost"))
+
+    @staticmethod
+    def htif(runner: Runner, tohost: int, fromhost: int | None) -> Htif:
+        """Return the host interface of a program that names these addresses."""
+        return Htif(runner.core, tohost=tohost, fromhost=fromhost, console_write=runner.write_console,
+                    console_read=runner.read_console, on_exit=runner.on_exit)
+
+    @staticmethod
+    def sbi(runner: Runner) -> Sbi:
+        """Return the built-in firmware."""
+        return Sbi(runner.core, console_write=runner.write_console, console_read=runner.read_console,
+                   on_exit=runner.on_exit)
 
     # -- firmware and kernel
     def _system(self, kernel: Source | None, initrd: Source | None, cmdline: str, firmware: Source, dtb: Source | None,
@@ -132,8 +144,7 @@ class Boot:
         machine, runner = self.machine, self.machine._runner
         machine._fw_kind = BUILTIN
         self.core.builtin_sbi = True
-        runner.sbi = Sbi(self.core, console_write=runner.write_console, console_read=runner.read_console,
-                         on_exit=runner.on_exit)
+        runner.sbi = self.sbi(runner)
         runner.sbi.start(entry=kernel.entry, dtb=tree)
 
     def _start_rom(self, firmware: Loaded, kernel: Loaded | None, tree: int) -> None:

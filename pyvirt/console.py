@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyvirt.errors import ConfigError, HostError
 
@@ -54,6 +54,16 @@ class Cleaner:
     def held(self) -> str:
         """What has come and is not text yet."""
         return self._return + self._escape
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What the next bytes will be read with; settable."""
+        return self._decode.getstate(), self._escape, self._return
+
+    @state.setter
+    def state(self, state: tuple[Any, ...]) -> None:
+        decode, self._escape, self._return = state
+        self._decode.setstate(decode)
 
 
 def clean(data: bytes) -> str:
@@ -101,6 +111,15 @@ def _width(pattern: re.Pattern[str]) -> int:
     if parser is None:
         return REGEX_WINDOW
     return min(int(parser.parse(pattern.pattern, pattern.flags).getwidth()[1]), REGEX_WINDOW)
+
+
+class ConsoleState(NamedTuple):
+    """A console at one moment."""
+
+    transcript: bytes = b""
+    cleaner: tuple[Any, ...] = ((b"", 0), "", "")
+    window: str = ""
+    searched: int = 0
 
 
 class Console:
@@ -158,6 +177,17 @@ class Console:
     def tail(self, lines: int = 10) -> str:
         """Return the last lines of the transcript."""
         return "\n".join(clean(bytes(self._transcript[-(lines * 400):])).rstrip("\n").split("\n")[-lines:])
+
+    @property
+    def state(self) -> ConsoleState:
+        """What was printed and what of it was matched, for snapshots; assigning goes back to it."""
+        return ConsoleState(bytes(self._transcript), self._cleaner.state, self._window, self._searched)
+
+    @state.setter
+    def state(self, state: ConsoleState) -> None:
+        self._transcript = bytearray(state.transcript)
+        self._cleaner.state = state.cleaner
+        self._window, self._searched = state.window, state.searched
 
     def clear(self) -> None:
         """Forget the transcript and what has not been matched."""

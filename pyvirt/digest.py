@@ -52,33 +52,26 @@ def _chunk_digests(disk: Disk, wanted: list[int]) -> dict[int, bytes]:
     return found
 
 
-class DiskDigests:
-    """Content digests of disks; what an overlay has not touched is read once per disk."""
+def disk_digest(disk: Disk) -> bytes:
+    """Return the digest of a disk's content, in chunks of 1 MiB; what an overlay leaves alone is read once."""
+    import blake3
 
-    def __init__(self) -> None:
-        self._base: dict[int, dict[int, bytes]] = {}
-
-    def digest(self, disk: Disk) -> bytes:
-        """Return the digest of a disk's content, in chunks of 1 MiB."""
-        import blake3
-
-        chunks = range(-(-disk.size // CHUNK))
-        if disk.mode == "direct":
-            digests = _chunk_digests(disk, list(chunks))
-        else:
-            # Base digests hold where the overlay has nothing; they are asked for before anything else changes them.
-            changed = {number * BLOCK // CHUNK for number in disk.overlay}
-            base = self._base.setdefault(id(disk), {})
-            base.update(_chunk_digests(disk, [n for n in chunks if n not in changed and n not in base]))
-            digests = {**base, **_chunk_digests(disk, sorted(changed))}
-        total = blake3.blake3(encode(disk.size))
-        for number in chunks:
-            total.update(digests[number])
-        return total.digest()
+    chunks = range(-(-disk.size // CHUNK))
+    if disk.mode == "direct":
+        digests = _chunk_digests(disk, list(chunks))
+    else:
+        # Base digests hold where the overlay has nothing; they are asked for before anything else changes them.
+        changed = {number * BLOCK // CHUNK for number in disk.overlay}
+        base = disk.base_digests
+        base.update(_chunk_digests(disk, [n for n in chunks if n not in changed and n not in base]))
+        digests = {**base, **_chunk_digests(disk, sorted(changed))}
+    total = blake3.blake3(encode(disk.size))
+    for number in chunks:
+        total.update(digests[number])
+    return total.digest()
 
 
-def machine_digest(board: Board, *, ended: tuple[Any, ...] | None, extra: Mapping[str, Any],
-                   disks: DiskDigests) -> bytes:
+def machine_digest(board: Board, *, ended: tuple[Any, ...] | None, extra: Mapping[str, Any]) -> bytes:
     """Return the digest of a machine at rest; `extra` are further plain values of its configuration."""
     import blake3
 
@@ -91,6 +84,6 @@ def machine_digest(board: Board, *, ended: tuple[Any, ...] | None, extra: Mappin
     for placed in board.placed:
         total.update(encode([list(placed.bases), list(placed.irqs), placed.device.state]))
         if isinstance(placed.device, VirtioBlk):
-            total.update(encode(disks.digest(placed.device.disk)))
+            total.update(encode(disk_digest(placed.device.disk)))
     total.update(encode(ended))
     return total.digest()

@@ -1,7 +1,7 @@
 """Disks: raw image files, either never written (what changed is kept in memory) or written in place.
 
-A disk knows nothing of virtio; offsets and sizes are in bytes. Changed blocks of an overlay are immutable `bytes` by
-block number, so that a copy of the mapping is a snapshot that shares them all.
+A disk knows nothing of virtio; offsets and sizes are in bytes. Changed blocks of an overlay are immutable `bytes` in a
+persistent tree, so that an image of the disk as it is takes constant time and shares them all.
 """
 from __future__ import annotations
 
@@ -11,13 +11,108 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
+from pyvirt.blocks import Blocks
 from pyvirt.errors import ClosedError, ConfigError, HostError
 
 SECTOR = 512
 BLOCK = 4096
 _ZERO = bytes(BLOCK)
+
+
+class BaseFile:
+    """An open image file, shared by disks that never write it and by their images; closed when the last one goes.
+
+    `digests` holds content digests of pieces of the file, by number: whoever takes them fills it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.digests: dict[int, bytes] = {}
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Size and time of the last change, in nanoseconds."""
+        found = os.fstat(self.fd)
+        return found.st_size, found.st_mtime_ns
+
+    def close(self) -> None:
+        """Close the file for all who share it."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class DiskImage:
+    """What an overlay disk held at one moment: the file it stands on, and the blocks changed. Immutable.
+
+    Pickled, it is the file's path and the blocks. `disk()` makes a new Disk of it.
+    """
+
+    def __init__(self, path: Path, file: BaseFile, identity: tuple[int, int], blocks: Blocks, *, size: int,
+                 read_only: bool, overlay_limit: int | None) -> None:
+        self.path, self.size, self.read_only, self.overlay_limit = path, size, read_only, overlay_limit
+        self._base, self._identity, self._blocks = file, identity, blocks
+
+    @property
+    def changed_blocks(self) -> int:
+        """How many blocks of 4 KiB differ from the file's, or once did."""
+        return len(self._blocks)
+
+    @property
+    def blocks(self) -> dict[int, bytes]:
+        """The changed blocks by number."""
+        return dict(self._blocks.items())
+
+    def disk(self) -> Disk:
+        """Return a new disk of this content, which shares all blocks until it writes."""
+        made = Disk.__new__(Disk)
+        made._base = self._base
+        made._fd, made._overlay = self._base.fd, self._blocks.copy()
+        made.path, made.size, made.mode = self.path, self.size, "overlay"
+        made.read_only, made.overlay_limit = self.read_only, self.overlay_limit
+        made._image = self
+        return made
+
+    def diff(self, other: DiskImage) -> list[int]:
+        """Return the numbers of blocks whose content differs, in the time of what changed."""
+        if self.size != other.size:
+            raise ConfigError(f"disk {self.path}: has {self.size} bytes and can't be compared with one of {other.size}")
+        found = self._blocks.diff(other._blocks)
+        if self._base is not other._base and self._base.identity != other._base.identity:
+            found = list(range(-(-self.size // BLOCK)))
+        with self.disk() as one, other.disk() as two:
+            return [n for n in found if one.read(n * BLOCK, min(BLOCK, self.size - n * BLOCK)) !=
+                    two.read(n * BLOCK, min(BLOCK, self.size - n * BLOCK))]
+
+    def verify(self) -> None:
+        """Raise HostError when the file under the overlay is not what it was."""
+        now = self._base.identity
+        if now != self._identity:
+            raise HostError(5, f"disk {self.path}: the file under the overlay was changed: size and time were "
+                            f"{self._identity}, found {now}; it must not be written while snapshots stand on it")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _image, (str(self.path), self._identity, self.size, self.read_only, self.overlay_limit, self.blocks)
+
+    def __repr__(self) -> str:
+        return f"<DiskImage {str(self.path)!r} size={self.size} {self.changed_blocks} blocks changed>"
+
+
+def _image(path: str, identity: tuple[int, int], size: int, read_only: bool, overlay_limit: int | None,
+           blocks: dict[int, bytes]) -> DiskImage:
+    """Make a pickled image anew; ConfigError when the file is not of the size it was."""
+    with Disk(path, read_only=read_only, overlay_limit=overlay_limit) as disk:
+        if disk.size != size:
+            raise ConfigError(f"disk {path}: has {disk.size} bytes, the snapshot's had {size}")
+        disk.overlay = blocks
+        image = disk.image()
+    image._identity = identity
+    return image
 
 
 class Disk:
@@ -39,7 +134,9 @@ class Disk:
     def __init__(self, path: str | os.PathLike[str], mode: Literal["overlay", "direct"] = "overlay", *,
                  read_only: bool = False, overlay_limit: int | None = None) -> None:
         self._fd = -1
-        self._overlay: dict[int, bytes] = {}
+        self._base: BaseFile | None = None
+        self._overlay = Blocks(0)
+        self._image: DiskImage | None = None
         self.path = Path(path)
         if mode not in ("overlay", "direct"):
             raise ConfigError(f"disk {path}: mode is {mode!r}, expected 'overlay' or 'direct'")
@@ -52,8 +149,10 @@ class Disk:
         except OSError as error:
             raise HostError(error.errno, f"disk {path}: cannot be opened {'for writing' if writes else 'for reading'}: "
                             f"{error.strerror}") from error
+        self._base = BaseFile(self._fd)
         try:
             self.size = self._check_size()
+            self._overlay = Blocks(-(-self.size // BLOCK))
             if mode == "direct":
                 self._lock(fcntl.LOCK_SH if read_only else fcntl.LOCK_EX)
         except BaseException:
@@ -97,7 +196,7 @@ class Disk:
     @property
     def overlay(self) -> dict[int, bytes]:
         """A copy of the overlay: changed blocks by number. Assigning replaces what changed."""
-        return dict(self._overlay)
+        return dict(self._overlay.items())
 
     @overlay.setter
     def overlay(self, blocks: Mapping[int, bytes]) -> None:
@@ -110,7 +209,35 @@ class Disk:
                 raise ConfigError(f"disk {self.path}: overlay block {number!r}, expected 0..{count - 1}")
             if not isinstance(data, bytes) or len(data) != BLOCK:
                 raise ConfigError(f"disk {self.path}: overlay block {number} is not {BLOCK} bytes")
-        self._overlay = dict(blocks)
+        self._overlay = Blocks(count, blocks)
+        self._image = None
+
+    def image(self) -> DiskImage:
+        """Return the present content, in constant time. Raises ConfigError for a disk in direct mode."""
+        self._check_open()
+        assert self._base is not None
+        if self.mode != "overlay":
+            raise ConfigError(f"disk {self.path}: mode is {self.mode!r}, so that what it holds can't be kept; expected "
+                              f"mode='overlay', which leaves the file as it is: Disk({str(self.path)!r})")
+        if self._image is None:
+            self._image = DiskImage(
+                self.path, self._base, self._base.identity, self._overlay.copy(), size=self.size,
+                read_only=self.read_only, overlay_limit=self.overlay_limit)
+        return self._image
+
+    def restore(self, image: DiskImage) -> None:
+        """Take the content of an image of this disk, in constant time. Raises ConfigError for another disk's."""
+        self._check_open()
+        if self.mode != "overlay" or image.size != self.size or image.path != self.path:
+            raise ConfigError(f"disk {self.path} (mode {self.mode!r}, {self.size} bytes) can't take the content of "
+                              f"{image!r}; expected an image of the same disk in overlay mode")
+        self._base, self._fd = image._base, image._base.fd
+        self._overlay, self._image = image._blocks.copy(), image
+
+    @property
+    def base_digests(self) -> dict[int, bytes]:
+        """Where content digests of the file under an overlay are kept, for all disks that stand on it."""
+        return {} if self._base is None else self._base.digests
 
     def _check_open(self) -> None:
         if self._fd < 0:
@@ -121,7 +248,7 @@ class Disk:
         if offset < 0 or n < 0 or offset + n > self.size:
             raise ConfigError(f"disk {self.path}: range {offset}..{offset + n} is outside 0..{self.size}")
 
-    def _file(self, offset: int, n: int) -> bytes:
+    def _read_file(self, offset: int, n: int) -> bytes:
         """Read the file itself; what lies past its end (a last, partial block, or a file cut since) is zeros."""
         parts, got = [], 0
         while got < n:
@@ -141,7 +268,7 @@ class Disk:
         """Return `n` bytes from `offset`. Raises ConfigError outside the disk, HostError when the host cannot."""
         self._check_range(offset, n)
         if not self._overlay:
-            return self._file(offset, n)
+            return self._read_file(offset, n)
         out = bytearray()
         end = offset + n
         while offset < end:
@@ -153,7 +280,7 @@ class Disk:
                 stop = number + 1
                 while stop * BLOCK < end and stop not in self._overlay:
                     stop += 1
-                piece = self._file(offset, min(stop * BLOCK, end) - offset)
+                piece = self._read_file(offset, min(stop * BLOCK, end) - offset)
             out += piece
             offset += len(piece)
         return bytes(out)
@@ -177,7 +304,7 @@ class Disk:
             if len(piece) < BLOCK:
                 old = self._overlay.get(number)
                 if old is None:
-                    old = self._file(number * BLOCK, BLOCK)
+                    old = self._read_file(number * BLOCK, BLOCK)
                 piece = old[:skip] + piece + old[skip + len(piece):]
             self._put(number, piece)
 
@@ -188,6 +315,7 @@ class Disk:
                 raise HostError(28, f"disk {self.path}: the overlay needs {needed} bytes, overlay_limit allows "
                                 f"{self.overlay_limit}")
         # Zeroed blocks are common (mkfs, discard) and share one object.
+        self._image = None
         self._overlay[number] = _ZERO if block == _ZERO else block
 
     def _write_file(self, offset: int, data: bytes) -> None:
@@ -220,8 +348,11 @@ class Disk:
     def close(self) -> None:
         """Release the file and the lock. What an overlay holds is lost."""
         if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            self._fd = -1
+            if self.mode == "direct" and self._base is not None:
+                self._base.close()
+            self._base = self._image = None
+            self._overlay = Blocks(self._overlay.count)
 
     def __enter__(self) -> Disk:
         self._check_open()

@@ -53,6 +53,10 @@ class ClosedError(PyvirtError, ValueError):
     """The machine or disk was closed."""
 
 
+class SnapshotError(PyvirtError, RuntimeError):
+    """A snapshot can't be taken, or is not what it was."""
+
+
 class DeviceError(PyvirtError, RuntimeError):
     """A device was wired or driven from the host in a way it does not allow."""
 

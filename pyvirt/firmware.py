@@ -54,6 +54,15 @@ class Rom(Device):
     def write(self, offset: int, width: int, value: int) -> None:
         raise BusFault(f"rom: offset {offset:#x} is read-only")
 
+    @property
+    def packed(self) -> bytes:
+        """The content, for forks within one process."""
+        return self.content
+
+    @packed.setter
+    def packed(self, data: bytes) -> None:
+        self.content = data
+
     def _save(self) -> dict[str, object]:
         return {"content": self.content.rstrip(b"\0")}
 

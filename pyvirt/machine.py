@@ -30,18 +30,32 @@ from pyvirt.config import (
 )
 from pyvirt.console import Console
 from pyvirt.devices.base import Device
-from pyvirt.digest import DiskDigests, machine_digest
+from pyvirt.digest import machine_digest
 from pyvirt.disk import Disk
-from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached
+from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached, SnapshotError
 from pyvirt.exits import Exits
 from pyvirt.fdt import Placed
 from pyvirt.fences import MissingFence
 from pyvirt.fences import take as take_fences
 from pyvirt.hart import Hart
+from pyvirt.history import History
 from pyvirt.levels import Guest, Level, Levels
 from pyvirt.memory import Memory
 from pyvirt.placement import Range
 from pyvirt.run import Input, Runner
+from pyvirt.snapshot import (
+    Content,
+    Entropy,
+    Outside,
+    Part,
+    Recipe,
+    Snapshot,
+    check_alike,
+    check_disks,
+    entropy_bytes,
+    put,
+    take,
+)
 from pyvirt.stop import Condition, Stop, StopReason, Trap, condition
 from pyvirt.trace import Filter, Hook, Trace
 from pyvirt.unpack import Source
@@ -154,6 +168,9 @@ class Machine:
         self._lock = threading.Lock()
         self._runner_thread: int | None = None
         self._in_hook = False
+        self._at_boundary = False
+        self._awaited = False       # a fork whose moment has not come
+        self._history: History[Snapshot] = History()
         self._own_disks: list[Disk] = []
         choice(board, name="board", allowed=BOARDS)
         choice(clock, name="clock", allowed=("virtual", "host"))
@@ -169,11 +186,13 @@ class Machine:
         self._firmware = firmware
         self._fw_kind = "none"
         self._symbols: dict[str, int] = {}
-        self._disk_digests = DiskDigests()
         self._devices_check(devices)
         self.console = Console(echo=echo, log=log, send=self._typed)
         try:
             opened = [self._open_disk(disk) for disk in self._sequence(disks, "disks")]
+            self._disks = list(opened)
+            parts = tuple(Part.of(device, self._disks) for device in devices)
+            self._recipe = Recipe(self._config, len(opened), parts, {"core": core, "fences": fences})
             self._board = Board(self._config, disks=opened, devices=devices, memory_limit=limit, core=core,
                                 on_exit=lambda kind, code: self._runner.on_exit(kind, code))
             self._board.core.check_fences = fences == "check"
@@ -226,6 +245,9 @@ class Machine:
     def _check(self) -> None:
         if self._closed:
             raise ClosedError("this machine is closed; make a new one")
+        if self._awaited:
+            raise MachineBusy("this fork is made at its parent's next instruction boundary, when the callback that "
+                              "asked for it is over")
         if self._runner_thread is not None and not (self._in_hook and self._runner_thread == threading.get_ident()):
             raise MachineBusy("this machine is running; only stop(), console.send() and repr() may be used meanwhile")
 
@@ -234,12 +256,12 @@ class Machine:
         return self._board
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self, doing: str = "run") -> Iterator[None]:
         with self._lock:
-            if self._closed:
-                raise ClosedError("this machine is closed; make a new one")
+            if self._closed or self._awaited:
+                self._check()
             if self._runner_thread is not None:
-                raise MachineBusy("this machine is running already; stop() it first")
+                raise MachineBusy(f"{doing}: this machine is running already; stop() it first")
             self._runner.stop_asked = False  # from here on stop() counts
             self._runner_thread = threading.get_ident()
         try:
@@ -249,12 +271,12 @@ class Machine:
                 self._runner_thread = None
                 self._runner.accept_input()
 
-    def _ask(self, test: Callable[[Any], object]) -> bool:
-        self._in_hook = True
+    def _ask(self, test: Callable[[Any], object], *, at_boundary: bool = False) -> bool:
+        self._in_hook, self._at_boundary = True, at_boundary
         try:
             return bool(test(self))
         finally:
-            self._in_hook = False
+            self._in_hook = self._at_boundary = False
 
     def _walk(self, hart: Hart, va: int, **how: Any) -> Walk:
         transformed = self._config.htinst == "transformed"
@@ -401,6 +423,134 @@ class Machine:
             raise ConfigError(f"publish_levels: {reader!r} is not allowed; allowed: a callable that takes a Level")
         self._publishers.append(reader)
 
+    # -- history
+    @property
+    def history(self) -> History[Snapshot]:
+        """The tree of snapshots that this machine is part of."""
+        return self._history
+
+    def snapshot(self, name: str | None = None) -> Snapshot:
+        """Take a snapshot of this moment, a new node of the history below the one that the machine came from.
+
+        From a callback in the middle of an instruction it is taken at the next instruction boundary; until then its
+        content can't be asked for. Raises SnapshotError when a disk has mode="direct".
+        """
+        check_disks(self._disks)
+        node = Snapshot(recipe=self._recipe_now(), build=revive, parent=self._history.current, name=name)
+        self._soon(lambda: self._record(node), "snapshot")
+        return node
+
+    def fork(self, *, entropy: Entropy = "same") -> Machine:
+        """Return a new machine that goes on from this moment, as `snapshot().fork()` does, without leaving a node.
+
+        From a callback in the middle of an instruction the fork can be used when the callback is over.
+        """
+        check_disks(self._disks)
+        seed = entropy_bytes(entropy)
+        node = Snapshot(recipe=self._recipe_now(), build=revive, parent=None)
+        twin = blank(node._recipe, [disk.image().disk() for disk in self._disks], self._history.current)
+        twin._awaited = True
+
+        def make() -> None:
+            node._fill(self._take())
+            twin._awaited = False
+            twin._adopt(node)
+            if seed is not None:
+                twin._reseed(seed)
+
+        try:
+            self._soon(make, "fork")
+        except BaseException:
+            twin._awaited = False
+            twin.close()
+            raise
+        return twin
+
+    def restore(self, snap: Snapshot) -> Machine:
+        """Go to a snapshot's moment, and return the machine. What came later stays where the history has it.
+
+        The snapshot may be of any machine made alike. Translations and code of untouched pages stay warm.
+        """
+        if not isinstance(snap, Snapshot):
+            raise ConfigError(f"restore: {snap!r} is not allowed; allowed: a Snapshot")
+        self._check()
+        check_alike(self._recipe, snap._recipe, "restore")
+        check_disks(self._disks)
+        snap._proven()
+        with self._running("restore"):
+            self._adopt(snap)
+            self._history.go(snap)
+        return self
+
+    def _soon(self, action: Callable[[], None], doing: str) -> None:
+        """Do something now if the machine is at rest or asks at a boundary, else at the next boundary."""
+        if self._runner_thread == threading.get_ident():
+            if self._at_boundary:
+                action()
+            else:
+                self._runner.defer(action)
+            return
+        with self._running(doing):
+            action()
+
+    def _record(self, node: Snapshot) -> None:
+        node._fill(self._take())
+        self._history.add(node)
+
+    def _recipe_now(self) -> Recipe:
+        self._check_open()
+        return self._recipe._replace(host={**self._recipe.host, "memory_limit": self._board.ram.limit * 4096 or None})
+
+    def _check_open(self) -> None:
+        if self._closed or self._awaited:
+            self._check()
+
+    def _take(self) -> Content:
+        runner = self._runner
+        if runner.hypervisor is not None:
+            raise SnapshotError(f"snapshot: {runner.hypervisor!r} stands in the place of HS-mode software, and a fork "
+                                "can't have one of its own yet; expected a guest without a Python hypervisor")
+        runner.collect()
+        outside = Outside(
+            console=self.console.state, ended=runner.ended, typed=bytes(runner.typed),
+            htif=runner.htif.state if runner.htif is not None else None, firmware=self._fw_kind,
+            sbi=runner.sbi is not None, symbols=self._symbols, ranges=self._board.placement.ranges,
+            inputs=runner.inputs, position=len(runner.inputs))
+        return take(self._board, self._disks, outside)
+
+    def _adopt(self, snap: Snapshot) -> None:
+        """Hold what a snapshot does."""
+        content = snap._held()
+        runner, outside = self._runner, content.outside
+        runner.collect()
+        runner.taps.drain()
+        put(self._board, self._disks, content)
+        self.console.state = outside.console
+        runner.ended, runner.typed = outside.ended, bytearray(outside.typed)
+        runner.inputs = list(outside.inputs[:outside.position])
+        self._fw_kind, self._symbols = outside.firmware, outside.symbols
+        self._board.placement.ranges = outside.ranges
+        if outside.sbi != (runner.sbi is not None):
+            runner.sbi = Boot.sbi(runner) if outside.sbi else None
+            self._board.core.builtin_sbi = outside.sbi
+        if outside.htif is None:
+            if runner.htif is not None:
+                runner.htif = None
+                self._board.core.watch(None)
+        else:
+            if runner.htif is None or runner.htif.state[:2] != outside.htif[:2]:
+                runner.htif = Boot.htif(runner, *outside.htif[:2])
+            runner.htif.reading = outside.htif[2]
+
+    def _reseed(self, seed: bytes) -> None:
+        """Give the guest other entropy from here on, as an input."""
+        runner = self._runner
+        taken = [device for device in self._board.devices if device.reseed(seed)]
+        if not taken:
+            raise ConfigError("entropy: this machine has no device by which other entropy could reach the guest; "
+                              "allowed: entropy='same', or a machine with devices=[VirtioRng()]")
+        runner.inputs.append(Input(self._board.core.icount, "entropy", seed))
+
     # -- looking
     @property
     def config(self) -> Config:
@@ -485,7 +635,7 @@ class Machine:
                                  "typed": runner.typed}
         if runner.hypervisor is not None:
             extra["hypervisor"] = runner.hypervisor.state
-        return machine_digest(board, ended=runner.ended, extra=extra, disks=self._disk_digests).hex()
+        return machine_digest(board, ended=runner.ended, extra=extra).hex()
 
     # -- the end
     @property
@@ -505,6 +655,7 @@ class Machine:
             if self._runner_thread is not None:
                 raise MachineBusy("this machine is running; stop() it before close()")
             self._closed = True
+        self._history.clear()
         self._board.close()
         self._release()
 
@@ -517,7 +668,7 @@ class Machine:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Machine can't be pickled or copied: it owns memory, files and a thread's attention; "
-                        "vm.config, its Stops and its errors can be")
+                        "pickle vm.snapshot(), whose fork() is the machine again")
 
     def __repr__(self) -> str:
         c = self._config
@@ -525,6 +676,29 @@ class Machine:
         if self._runner_thread is not None:
             state = "running"
         return f"<Machine {c.board} {c.harts} hart{'s' if c.harts > 1 else ''} {show_size(c.ram)} {state}>"
+
+
+def blank(recipe: Recipe, disks: list[Disk], origin: Snapshot | None) -> Machine:
+    """Return a machine made as a recipe says, on the disks given, which it owns; its history begins at `origin`."""
+    c = recipe.config
+    vm = Machine(
+        isa=c.isa, harts=c.harts, ram=c.ram, disks=disks[:recipe.disks], devices=[p.make(disks) for p in recipe.parts],
+        board=c.board, clock=c.clock, seed=c.seed, htinst=c.htinst, vmid_bits=c.vmid_bits, hgeie=c.hgeie,
+        g_modes=c.g_modes if "h" in c.isa.partition("_")[0][4:] else None, **recipe.host)
+    vm._own_disks = list(disks)
+    vm._history = History(origin=origin)
+    return vm
+
+
+def revive(snap: Snapshot) -> Machine:
+    """Return a machine that goes on from a snapshot: what snapshots are given to make their forks with."""
+    vm = blank(snap._recipe, [image.disk() for image in snap._held().disks], snap)
+    try:
+        vm._adopt(snap)
+    except BaseException:
+        vm.close()
+        raise
+    return vm
 
 
 __all__ = ["Bus", "Machine"]

@@ -42,6 +42,10 @@ class Placement:
         """The reserved ranges, by address."""
         return tuple(self._ranges)
 
+    @ranges.setter
+    def ranges(self, ranges: tuple[Range, ...]) -> None:
+        self._ranges = list(ranges)
+
     def reserve(self, name: str, start: int, size: int) -> Range:
         """Take a range, or raise LoadError when it leaves RAM or overlaps another."""
         wanted = self.check(name, start, size)

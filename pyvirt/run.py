@@ -36,7 +36,7 @@ ANY_BYTE = bytes(range(256))
 
 
 class Input(NamedTuple):
-    """What entered the machine from outside: `kind` is "console" (bytes) or "clock" (ticks)."""
+    """What entered the machine from outside: `kind` is "console" (bytes), "clock" (ticks) or "entropy" (bytes)."""
 
     icount: int
     kind: str
@@ -102,6 +102,7 @@ class Runner:
         self.timed = board.timed
         self.pending: deque[bytes] = deque()
         self.host_clock: HostClock | None = None
+        self.deferred: deque[Callable[[], None]] = deque()
         self.taps = Taps(self.core, hyp=bool(board.isa.exts & EXTENSIONS["h"]))
         if board.uart is not None:
             board.uart.regs.set_notify(board.core.notify())
@@ -167,10 +168,23 @@ class Runner:
             self.console.restart()
             self.taps.call([], machine)
             stop: Stop | None = None
-            while stop is None:
-                interrupts.check()
-                stop = wait.check() or self._ready(limit, deadline) or self._slice(limit, wait)
+            try:
+                while stop is None:
+                    interrupts.check()
+                    self._serve()
+                    stop = wait.check() or self._ready(limit, deadline) or self._slice(limit, wait)
+            finally:
+                self._serve()
             return stop
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Do something at the next instruction boundary: a callback asked for it in the middle of an instruction."""
+        self.deferred.append(action)
+        self.core.request_exit()
+
+    def _serve(self) -> None:
+        while self.deferred:
+            self.deferred.popleft()()
 
     def _ready(self, limit: int | None, deadline: float | None) -> Stop | None:
         if self.ended is not None:
@@ -389,7 +403,7 @@ class Waiting:
                 matcher, text = found
                 return runner.stopped(StopReason.UNTIL, match=text, condition=str(self.matchers[matcher]))
         for test in self.tests:
-            if runner.core.icount % test.every == 0 and self.machine._ask(test.test):
+            if runner.core.icount % test.every == 0 and self.machine._ask(test.test, at_boundary=True):
                 return runner.stopped(StopReason.UNTIL, condition=str(test))
         return None
 

@@ -99,8 +99,23 @@ class Device:
     WIDTHS: ClassVar[tuple[int, ...]] = (1, 2, 4, 8)
     IRQS: ClassVar[int] = 0
 
+    _made: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._made = args, kwargs
+        return self
+
     def __init__(self) -> None:
         self._wiring = Wiring()
+
+    @property
+    def recipe(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments that make another device like this one; a fork makes its own, and gives it the state.
+
+        What the constructor was given, unless overridden: a device should not share what belongs to one machine.
+        """
+        return self._made
 
     @property
     def name(self) -> str:
@@ -151,6 +166,10 @@ class Device:
 
     def reset(self) -> None:
         """Return to the state at power-on and drive every line accordingly."""
+
+    def reseed(self, entropy: bytes) -> bool:
+        """Take 32 bytes of entropy after a fork that is to be no twin; say whether the guest will notice."""
+        return False
 
     @property
     def next_event(self) -> int | None:

@@ -14,7 +14,8 @@ OUTPUT_MAX = 1 << 20
 class VirtioConsole(VirtioMmio):
     """A console port. The host sends with `send`; output goes to `sink(bytes)`, or waits for `drain` without one.
 
-    Without a sink at most 1 MiB waits; what comes on top is dropped and counted in `dropped`.
+    Without a sink at most 1 MiB waits; what comes on top is dropped and counted in `dropped`. A fork's console has no
+    sink.
     """
 
     NAME = "virtio-console"
@@ -27,6 +28,10 @@ class VirtioConsole(VirtioMmio):
         self._output = bytearray()
         self._input = bytearray()
         super().__init__()
+
+    @property
+    def recipe(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), {}
 
     def send(self, data: bytes) -> None:
         """Queue input for the guest. The machine must not be running."""

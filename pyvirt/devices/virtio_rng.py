@@ -39,6 +39,10 @@ class VirtioRng(VirtioMmio):
             data = hashlib.shake_256(self._seed + self._counter.to_bytes(8, "little")).digest(size)
             self.push(index, chain, chain.write(data))
 
+    def reseed(self, entropy: bytes) -> bool:
+        self._seed = hashlib.sha256(b"virtio-rng\0" + entropy).digest()
+        return True
+
     def _save(self) -> dict[str, Any]:
         return {**super()._save(), "seed": self._seed, "counter": self._counter}
 

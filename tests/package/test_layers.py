@@ -21,11 +21,11 @@ RANKS = [
     {"errors", "_digest", "_build"},
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
-    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "disk", "opensbi",
-     "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop"},
+    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "blocks", "disk",
+     "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
-    {"snapshot", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif", "digest"},
+    {"history", "snapshot", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif", "digest"},
     {"guestmem"},
     {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot"},
     {"__init__"},

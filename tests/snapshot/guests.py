@@ -1,0 +1,148 @@
+"""Guests for tests of snapshots: one that is busy with everything a snapshot must hold, one that writes its disk."""
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyvirt as pv
+
+# Stores all over 64 pages, patches its own loop, takes timer interrupts, and answers each byte typed by "[byte]".
+BUSY = """
+start:  li      s0, 0x10000000          # UART
+        li      s1, 0xc000000           # PLIC
+        li      s2, 0x2004000           # mtimecmp
+        li      s3, 0x80100000          # 64 pages
+        li      t0, 1
+        sw      t0, 40(s1)
+        li      t1, 0xc002000
+        li      t0, 0x400
+        sw      t0, 0(t1)
+        li      t0, 1
+        sb      t0, 1(s0)
+        la      t0, handler
+        csrw    mtvec, t0
+        li      t0, 20
+        sd      t0, 0(s2)
+        li      t0, 0x880
+        csrs    mie, t0
+        csrsi   mstatus, 8
+        la      a1, hello
+1:      lbu     t0, 0(a1)
+        beqz    t0, loop
+        sb      t0, 0(s0)
+        addi    a1, a1, 1
+        j       1b
+loop:   addi    s4, s4, 1
+        slli    t0, s4, 13
+        xor     s5, s5, t0
+        srli    t0, s5, 7
+        xor     s5, s5, t0
+        slli    t0, s5, 17
+        xor     s5, s5, t0
+        xor     s5, s5, s4
+        li      t1, 0x3fff8
+        and     t0, s5, t1
+        add     t0, t0, s3
+        sd      s5, 0(t0)
+        andi    t0, s4, 15
+        bnez    t0, patch
+        la      t1, patch               # a new addi s6, s6, imm
+        lw      t2, 0(t1)
+        li      t3, 0x00100000
+        add     t2, t2, t3
+        sw      t2, 0(t1)
+        .balign 4
+patch:  .word   0x001b0b13              # addi s6, s6, 1
+        j       loop
+        .balign 4
+handler:
+        csrw    mscratch, t0
+        csrr    t0, mcause
+        andi    t0, t0, 15
+        addi    t0, t0, -7
+        bnez    t0, typed
+        ld      t0, 0(s2)
+        addi    t0, t0, 23
+        sd      t0, 0(s2)
+        addi    s7, s7, 1
+        csrr    t0, mscratch
+        mret
+typed:  li      s8, 0xc200004
+        lw      s9, 0(s8)
+2:      lbu     s10, 5(s0)
+        andi    s10, s10, 1
+        beqz    s10, 3f
+        lbu     s10, 0(s0)
+        slli    a4, a4, 8
+        or      a4, a4, s10
+        li      s11, '['
+        sb      s11, 0(s0)
+        sb      s10, 0(s0)
+        li      s11, ']'
+        sb      s11, 0(s0)
+        j       2b
+3:      sw      s9, 0(s8)
+        csrr    t0, mscratch
+        mret
+hello:  .asciz  "UP\\n"
+"""
+
+# Writes one sector after the other: its number, then a running count; the host has set up the queue.
+WRITER = """
+        li      s0, 0x10001000          # virtio-mmio
+        li      s1, 0x80020000          # descriptors, +0x1000 available, +0x2000 used, +0x3000 header, +0x4000 data
+        li      s2, 0                   # count
+        li      s3, 0x1000
+        add     s3, s3, s1
+        li      s4, 0x2000
+        add     s4, s4, s1
+        li      s5, 0x3000
+        add     s5, s5, s1
+        li      s6, 0x4000
+        add     s6, s6, s1
+        li      a2, 200                 # sectors
+loop:   addi    s2, s2, 1
+        remu    t0, s2, a2
+        sd      t0, 8(s5)               # sector of the header
+        sd      t0, 0(s6)
+        sd      s2, 8(s6)
+        sh      s2, 2(s3)               # available index; the ring always says 0
+        sw      x0, 0x50(s0)            # notify
+1:      lhu     t1, 2(s4)
+        slli    t2, s2, 48
+        srli    t2, t2, 48
+        bne     t1, t2, 1b
+        li      t3, 100
+2:      addi    t3, t3, -1
+        bnez    t3, 2b
+        j       loop
+"""
+SECTORS = 200
+
+
+def busy(**options: Any) -> pv.Machine:
+    """Return a machine with BUSY loaded."""
+    return pv.Machine(**{"ram": "8M", **options}).load(pv.asm(BUSY))
+
+
+def writer(image: Path, **options: Any) -> pv.Machine:
+    """Return a machine with WRITER loaded and its disk's queue set up."""
+    vm = pv.Machine(**{"ram": "1M", "disks": [image], **options}).load(pv.asm(WRITER))
+    base, at = 0x1000_1000, 0x8002_0000
+    header, data, status = at + 0x3000, at + 0x4000, at + 0x5000
+    vm.mem.u32[header] = 1      # a write
+    for index, (address, size, flags) in enumerate(((header, 16, 1), (data, 512, 1), (status, 1, 2))):
+        where = at + 16 * index
+        vm.mem.u64[where], vm.mem.u32[where + 8] = address, size
+        vm.mem.u16[where + 12], vm.mem.u16[where + 14] = flags, index + 1
+    for offset, value in ((0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x38, 8), (0x80, at), (0x90, at + 0x1000),
+                          (0xA0, at + 0x2000), (0x44, 1), (0x70, 15)):
+        vm.bus.write(base + offset, 4, value)
+    return vm
+
+
+def sectors(disk: pv.Disk) -> list[tuple[int, int]]:
+    """Return what WRITER left in each sector."""
+    data = disk.read(0, SECTORS * 512)
+    return list(struct.iter_unpack("<QQ496x", data))
