@@ -146,13 +146,13 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def facts(options: argparse.Namespace, tools: toolchain.Toolchain, peers: Sequence[Peer], flags: str) -> dict[str, str]:
+def facts(options: argparse.Namespace, tools: toolchain.Toolchain, peers: Sequence[Peer], build: Any) -> dict[str, str]:
     """Return what a reader needs to judge the numbers."""
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return {
         "host": f"{_cpu()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}, load at the start {load}",
         "peers": "; ".join(p.version() for p in peers),
-        "pyvirt's flags": flags,
+        "pyvirt's build": f"sources {build.DIGEST[:12]}, {build.FLAGS}",
         "guest compiler": f"{tools.version}, rv64gc -O2",
         "rounds": f"{options.runs}, length {options.scale} %, {time.strftime('%Y-%m-%d')}",
     }
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = select(_names(options.only), heldout=not options.no_heldout)
         peers = usable(_names(options.peers), say)
         tools = toolchain.find(options.cache, options.compiler)
-        known = facts(options, tools, peers, record.FLAGS)
+        known = facts(options, tools, peers, record)
         # Python keeps its byte code, as it does for users, whatever the environment of this run says.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPATH"] = str(package.parent)
