@@ -908,7 +908,6 @@ cdef class Root(_Tree):
         finally:
             free(found.items)
 
-
     @property
     def own(self):
         """Frames that come back when this root goes; the rest of `resident` is shared with RAMs and other roots."""

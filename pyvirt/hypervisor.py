@@ -71,7 +71,7 @@ class Hypervisor:
     VERSION = 1
     _OWN = frozenset((
         "machine", "memory", "mem", "vcpus", "sbi", "exits", "reflected", "sstc", "shown", "areas", "emulated",
-        "_noticed", "_core", "_nested", "_placement"))
+        "transformed", "_noticed", "_core", "_nested", "_placement"))
 
     def __init__(self, machine: Machine, *, memory: SupportsIndex | str, demand: bool = False, nested: bool = False,
                  mode: str = "sv39x4", passthrough: Sequence[str] | None = None, trap: Sequence[str] = (),
@@ -85,6 +85,7 @@ class Hypervisor:
         if core.icount or machine._runner.hypervisor is not None or board.placement.ranges:
             raise ConfigError("machine: it has run, was loaded or has a hypervisor; allowed: a new Machine")
         self.sstc = bool(exts & EXTENSIONS["sstc"])
+        self.transformed = machine.config.htinst == "transformed"
         if nested and not self.sstc:
             raise ConfigError(f"nested: the machine's ISA {machine.isa!r} lacks sstc; allowed: one with it")
         self._nested = nested
@@ -265,12 +266,15 @@ class Hypervisor:
         svadu = machine._board.isa.exts & EXTENSIONS["svadu"]
         for vcpu in self.vcpus:
             hart = vcpu.core_hart
+            sbi.prepare(hart)
+            if svadu:
+                hart.csr_write(CSRS["menvcfg"], sbi.MENVCFG | ADUE)
             for name, value in (
-                    ("medeleg", sbi.MEDELEG), ("mideleg", sbi.MIDELEG), ("mcounteren", sbi.MASK32),
-                    ("menvcfg", sbi.MENVCFG | (ADUE if svadu else 0)), ("pmpaddr0", sbi.PMP_ALL), ("pmpcfg0", 0x1F),
                     ("hedeleg", HEDELEG), ("hideleg", HIDELEG), ("hcounteren", sbi.MASK32),
                     ("henvcfg", STCE | PBMTE | 0xF0), ("hgatp", self.memory.stage.hgatp()), ("sie", 1 << 9)):
                 hart.csr_write(CSRS[name], value)
+            for n in range(4 if core.exts & EXTENSIONS["smstateen"] else 0):
+                hart.csr_write(CSRS[f"hstateen{n}"], MASK64)
             hart.csr_write(CSR_SSTATUS, hart.csr_read(CSR_SSTATUS) | FS)
             hart.priv, hart.virt = 1, 1
             hart.hsm = sbi.STOPPED

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyvirt._hart import EXTENSIONS
 from pyvirt.csrnames import CSRS
 from pyvirt.guestinsn import (
     HFENCE_GVMA,
@@ -36,6 +37,7 @@ ILLEGAL, VIRTUAL = 2, 22
 
 SSTATUS_SIE, SSTATUS_SPIE, SSTATUS_SPP, SSTATUS_FS, SSTATUS_MXR = 1 << 1, 1 << 5, 1 << 8, 3 << 13, 1 << 19
 GVA, SPV, SPVP, HU, VTVM, VTW, VTSR = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 20, 1 << 21, 1 << 22
+VSXL = 3 << 32
 STCE, ADUE = 1 << 63, 1 << 61
 VS_INTERRUPTS, H_INTERRUPTS = 0x444, 0x1444
 
@@ -44,6 +46,7 @@ BANK = ("vsstatus", "vstvec", "vsscratch", "vsepc", "vscause", "vstval", "vsatp"
 # ... then what L0 holds for L1, and L1 for L2.
 HOST = ("hvip", "hie", "hedeleg", "hideleg", "htimedelta", "hcounteren", "henvcfg", "hgatp")
 SWITCHED = tuple(CSRS[name] for name in BANK + HOST)
+STATEEN = tuple(CSRS[f"hstateen{n}"] for n in range(4))     # the same, where there is Smstateen
 VSSTATUS, VSTVEC, VSEPC, VSCAUSE, VSTVAL, VSATP, VSTIMECMP, HVIP, HIE, HTIMEDELTA, HCOUNTEREN, HENVCFG = (
     (BANK + HOST).index(name) for name in ("vsstatus", "vstvec", "vsepc", "vscause", "vstval", "vsatp", "vstimecmp",
                                            "hvip", "hie", "htimedelta", "hcounteren", "henvcfg"))
@@ -69,11 +72,13 @@ class Nested:
         self.hart: Hart = vcpu.core_hart
         self.core = self.hart.core
         self.virt = False
-        self.hstatus = self.hedeleg = self.hideleg = self.hvip = self.hie = self.htimedelta = 0
+        self.hstatus = self.hart.csr_read(CSR_HSTATUS) & VSXL
+        self.hedeleg = self.hideleg = self.hvip = self.hie = self.htimedelta = 0
         self.hcounteren = self.henvcfg = self.htval = self.htinst = self.hgatp = 0
-        self.vs = [0] * len(BANK)               # L2's bank while L1 runs
-        self.vs[VSTIMECMP] = MASK64
+        self.vs = self.hart.csrs(SWITCHED[:len(BANK)])  # L2's bank while L1 runs; first as after reset
         self.hs: list[int] = []                 # all of SWITCHED as L1 had it, while L2 runs
+        self.hstateen = [0] * (4 if self.core.exts & EXTENSIONS["smstateen"] else 0)
+        self.switched = SWITCHED + STATEEN[:len(self.hstateen)]
         self._lent: int | None = None           # L1's sstatus, while its HLV or HSV has L2's registers in the hart
         self.shadow = Shadow(self)
 
@@ -124,6 +129,8 @@ class Nested:
             return (self.hip & self.hideleg) >> 1
         if number in (CSR_HGEIE, CSR_HGEIP):
             return 0
+        if number in STATEEN and self.hstateen:
+            return self.hstateen[STATEEN.index(number)]
         return None
 
     def csr_write(self, number: int, value: int) -> None:
@@ -140,6 +147,9 @@ class Nested:
                 value = self._legal(number, getattr(self, name), value)
             setattr(self, name, value)
             self.watch()
+        elif number in STATEEN:
+            index = STATEEN.index(number)
+            self.hstateen[index] = self._legal(number, self.hstateen[index], value)
         elif number == CSR_HIE:
             self.hie = value & H_INTERRUPTS
         elif number == CSR_HIP:
@@ -190,7 +200,7 @@ class Nested:
             access = decode_hyper(insn)
             if access is None or (user and not self.hstatus & HU):
                 return False
-            self._hyper(access)
+            self._hyper(access, insn)
             return True
         if user:
             return False
@@ -228,7 +238,7 @@ class Nested:
         self.vcpu.pc += 4
         return True
 
-    def _hyper(self, access: HyperAccess) -> None:
+    def _hyper(self, access: HyperAccess, insn: int) -> None:
         """HLV, HLVX and HSV: the hart translates as L2 with L2's registers lent to it."""
         hart, vcpu = self.hart, self.vcpu
         va = hart.x(access.base)
@@ -256,6 +266,8 @@ class Nested:
             trap = self._copy(access, places, va)
         if trap is not None:
             cause, gpa, inst, at = trap
+            if not inst and self.hypervisor.transformed:
+                inst = insn & ~0xF_8000 | (at - va & 31) << 15
             self.to_l1(cause, at, htval=gpa >> 2, htinst=inst, gva=True)
         else:
             vcpu.pc += 4
@@ -330,11 +342,12 @@ class Nested:
     def _enter(self) -> None:
         """Give the hart to L2."""
         hart = self.hart
-        self.hs = hs = hart.csrs(SWITCHED)
+        self.hs = hs = hart.csrs(self.switched)
         self.virt = True
-        hart.set_csrs(SWITCHED, [
+        hart.set_csrs(self.switched, [
             *self.vs, self.hvip, self.hie, self.hedeleg, self.hideleg, (self.htimedelta + hs[HTIMEDELTA]) & MASK64,
-            self.hcounteren & hs[HCOUNTEREN], self.henvcfg & hs[HENVCFG], self.shadow.hgatp()])
+            self.hcounteren & hs[HCOUNTEREN], self.henvcfg & hs[HENVCFG], self.shadow.hgatp(),
+            *(own & given for own, given in zip(self.hstateen, hs[len(SWITCHED):], strict=True))])
         # L1's HS-level registers become those of the hart: FS and MXR govern L2 too, its timer interrupts it.
         status = hart.csr_read(CSR_SSTATUS)
         hart.csr_write(CSR_SSTATUS, status & ~(SSTATUS_FS | SSTATUS_MXR) | hs[VSSTATUS] & (SSTATUS_FS | SSTATUS_MXR))
@@ -354,7 +367,7 @@ class Nested:
         status = hart.csr_read(CSR_SSTATUS)
         hs = self.hs
         hs[VSSTATUS] = hs[VSSTATUS] & ~SSTATUS_FS | status & SSTATUS_FS
-        hart.set_csrs(SWITCHED, hs)
+        hart.set_csrs(self.switched, hs)
         self.hs = []
         hart.csr_write(CSR_SSTATUS, status & ~SSTATUS_MXR | SSTATUS_FS)
         hart.csr_write(CSR_HSTATUS, hart.csr_read(CSR_HSTATUS) & ~(VTVM | VTW | VTSR | HU))
@@ -410,7 +423,7 @@ class Nested:
             else:
                 self.reflect(cause, 0)
         else:
-            self.reflect(cause, tval, gva=bool(hstatus & GVA))
+            self.reflect(cause, tval, htinst=htinst, gva=bool(hstatus & GVA))
 
     def _guest_page_fault(self, cause: int, tval: int, gpa: int, htinst: int, gva: bool) -> None:
         kind = GUEST_PAGE_FAULT.index(cause)
@@ -422,28 +435,29 @@ class Nested:
             if refused.cause in GUEST_PAGE_FAULT:
                 self.reflect(cause, tval, htval=gpa >> 2, htinst=htinst, gva=gva)
             else:
-                self.exception(refused.cause, tval, gva=gva)
+                self.exception(refused.cause, tval, htinst=htinst, gva=gva)
             return
         if not self.hypervisor.serve_mmio(self.vcpu, l1, kind, htinst):
-            self.exception(ACCESS_FAULT[kind], tval, gva=gva)
+            self.exception(ACCESS_FAULT[kind], tval, htinst=htinst, gva=gva)
 
-    def exception(self, cause: int, tval: int, *, gva: bool) -> None:
+    def exception(self, cause: int, tval: int, *, htinst: int = 0, gva: bool = False) -> None:
         """Give L2 an exception, or L1 where it does not delegate it."""
         if self.hedeleg >> cause & 1:
             self.vcpu.enter_vs(cause, tval, self.vcpu.priv)
         else:
-            self.reflect(cause, tval, gva=gva)
+            self.reflect(cause, tval, htinst=htinst, gva=gva)
 
     # -- state
     @property
     def state(self) -> dict[str, Any]:
         """The virtual registers and where the composed tables are."""
         return {**{name: getattr(self, name) for name in STATE_WORDS}, "virt": self.virt, "vs": list(self.vs),
-                "hs": list(self.hs), "shadow": self.shadow.state}
+                "hs": list(self.hs), "hstateen": list(self.hstateen), "shadow": self.shadow.state}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         for name in STATE_WORDS:
             setattr(self, name, state[name])
         self.virt, self.vs, self.hs = state["virt"], list(state["vs"]), list(state["hs"])
+        self.hstateen = list(state["hstateen"])
         self.shadow.state = state["shadow"]

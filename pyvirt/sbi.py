@@ -44,6 +44,16 @@ SKIP_MATCH, CLEAR_VALUE, AUTO_START = 1, 2, 4
 Answer = tuple[int, int]
 
 
+def prepare(hart: Hart) -> None:
+    """Set up a hart's M-mode state as firmware does for a supervisor: delegation, counters, extensions, memory."""
+    for name, value in (("medeleg", MEDELEG), ("mideleg", MIDELEG), ("mcounteren", MASK32), ("menvcfg", MENVCFG),
+                        ("pmpaddr0", PMP_ALL), ("pmpcfg0", 0x1F)):
+        hart.csr_write(CSRS[name], value)
+    if hart.core.exts & EXTENSIONS["smstateen"]:
+        for n in range(4):
+            hart.csr_write(CSRS[f"mstateen{n}"], MASK64)
+
+
 class Sbi:
     """Answers SBI calls for one core.
 
@@ -64,12 +74,7 @@ class Sbi:
         """Put hart 0 at `entry` in S-mode with a1 = `dtb`; the others wait for hart_start."""
         for i in range(self.core.harts):
             hart = self.core.hart(i)
-            for name, value in (("medeleg", MEDELEG), ("mideleg", MIDELEG), ("mcounteren", MASK32),
-                                ("menvcfg", MENVCFG), ("pmpaddr0", PMP_ALL), ("pmpcfg0", 0x1F)):
-                hart.csr_write(CSRS[name], value)
-            if self.core.exts & EXTENSIONS["smstateen"]:
-                for n in range(4):
-                    hart.csr_write(CSRS[f"mstateen{n}"], MASK64)
+            prepare(hart)
             hart.hsm = STOPPED
         self._enter(self.core.hart(0), entry, dtb)
 

@@ -13,7 +13,7 @@ from pyvirt.csrnames import CSRS
 from pyvirt.guestmem import PAGE
 from pyvirt.nested import Nested
 from pyvirt.sbi import RFENCE, Sbi
-from pyvirt.shadow import ACCESSES
+from pyvirt.shadow import ACCESSES, READ_TABLE, WRITE_TABLE
 from pyvirt.stop import INTERRUPT
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Vcpu:
         if self.nested is None:
             self.enter_vs(cause, tval, self.priv)
         elif self.nested.virt:
-            self.nested.exception(cause, tval, gva=False)
+            self.nested.exception(cause, tval)
         else:
             self.nested.to_l1(cause, tval)
 
@@ -184,7 +184,9 @@ class Vcpu:
         cause, self._pc, tval, htval, htinst, hstatus = self.core_hart.exit()
         self._exited = True
         self._priv = 1 if hstatus & SPVP else 0
-        return cause, tval, htval << 2 | tval & 3, htinst, hstatus
+        # Page tables, which implicit accesses are about, have no odd addresses.
+        low = 0 if htinst in (READ_TABLE, WRITE_TABLE) else tval & 3
+        return cause, tval, htval << 2 | low, htinst, hstatus
 
     def _resume(self) -> None:
         """Go back into the guest."""
