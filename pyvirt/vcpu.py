@@ -237,7 +237,7 @@ class GuestSbi(Sbi):
 
         def rfence(hart: Any, function: int, args: list[int]) -> sbi.Answer:
             answer = fences(hart, function, args)
-            if function >= 3 and answer[0] == sbi.SUCCESS:
+            if function in (3, 4) and answer[0] == sbi.SUCCESS:   # of the G-stage
                 hypervisor.flush_nested()
             return answer
 
