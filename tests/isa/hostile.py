@@ -15,6 +15,7 @@ from tests.support import BASE, CLINT, EXTS, RWX, A, Bare, D, N, R, U, V, Varian
 
 SIZE, CODE_PAGES, TABLES = 1 << 18, 3, 12
 H = 1 << 19
+SMSTATEEN = 1 << 28
 CSRS = csr_numbers()
 SEGMENTS, SEGMENT = 24, 400
 KINDS: dict[str, list[object]] = {}
@@ -146,7 +147,7 @@ class Hostile:
 
     def machine(self, variant: Variant) -> Bare:
         """Return the machine at its start."""
-        bare = Bare(size=SIZE, variant=variant, exts=EXTS | H if self.hyper else EXTS, ratio=3)
+        bare = Bare(size=SIZE, variant=variant, exts=EXTS | H | SMSTATEEN if self.hyper else EXTS, ratio=3)
         bare.clint()
         bare.core.map(0x1000_0000, 0x1000, Device())
         for number, data in enumerate(self.pages):

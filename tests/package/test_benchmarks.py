@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from pyvirt import _build
 from tests import needs
 
+# A debug build is refused before anything else is looked at: its times mean nothing.
+release = pytest.mark.skipif(_build.DEBUG, reason="the runner refuses a debug build")
 MODULES = ("measure", "peers", "report", "run", "toolchain", "workloads")
 
 
@@ -58,6 +61,7 @@ def test_every_program_prints_what_the_host_computes(source: Path, tmp_path: Pat
     assert all(r["peer"] == "pyvirt" and r["instructions"] >= 1 and len(r["samples"]) == 1 for r in runs)
 
 
+@release
 def test_spike_prints_the_same(source: Path, tmp_path: Path) -> None:
     need_compilers()
     needs.need_module("spike", "riscv")
@@ -91,6 +95,7 @@ def test_a_stale_build_is_refused(source: Path, tmp_path: Path) -> None:
     (("--peers", "bochs"), ("'bochs'", "pyvirt, spike, qemu")),
     (("--runs", "0"), ("--runs 0", "at least 1")),
 ])
+@release
 def test_wrong_options_are_named(source: Path, arguments: tuple[str, ...], said: tuple[str, ...]) -> None:
     done = runner(source, *arguments)
     assert done.returncode == 2
