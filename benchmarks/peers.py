@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -81,25 +82,35 @@ class Spike:
 
 @dataclass(frozen=True)
 class Qemu:
-    """QEMU's full system emulation with its translator, TCG."""
+    """QEMU's full system emulation with its translator, TCG: the one on PATH, or another by the path of its binary."""
 
     name: str = "qemu"
+    binary: str = "qemu-system-riscv64"
+
+    @classmethod
+    def at(cls, binary: str) -> Qemu:
+        """Return the QEMU of that path, named with its version. Raises ValueError when that is no QEMU."""
+        try:
+            found = re.search(r"version (\d+(?:\.\d+)*)", cls("", binary).version())
+        except (OSError, subprocess.SubprocessError) as e:
+            raise ValueError(f"{binary} can't be run: {e}") from e
+        if found is None:
+            raise ValueError(f"{binary} does not say which version of QEMU it is")
+        return cls(f"qemu-{found[1]}", binary)
 
     def missing(self) -> str | None:
         """Return why it can't run here, or None."""
-        if shutil.which("qemu-system-riscv64"):
-            return None
-        return "qemu-system-riscv64 is not installed: Debian's qemu-system-misc"
+        return None if shutil.which(self.binary) else f"{self.binary} is not installed: Debian's qemu-system-misc"
 
     def version(self) -> str:
-        command = ["qemu-system-riscv64", "--version"]
+        command = [self.binary, "--version"]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()[0]
 
     def runs(self, workload: Workload) -> bool:
         return True
 
     def _machine(self, ram: str) -> list[str]:
-        return ["qemu-system-riscv64", "-accel", "tcg", "-machine", "virt", "-smp", "1", "-m", ram, "-display", "none",
+        return [self.binary, "-accel", "tcg", "-machine", "virt", "-smp", "1", "-m", ram, "-display", "none",
                 "-monitor", "none", "-serial", "stdio", "-no-reboot"]
 
     def program(self, elf: Path) -> list[str]:

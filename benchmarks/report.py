@@ -11,7 +11,7 @@ from measure import Sample, Spread
 from workloads import MEANS, Boot, Program, Workload
 
 BEGIN, END = "<!-- results: written by benchmarks/run.py -->", "<!-- end of results -->"
-NAMES = {"spike": "Spike", "qemu": "QEMU"}
+NAMES = {"spike": "Spike", "qemu": "QEMU"}      # others are "qemu-VERSION"
 RETIRED = re.compile(r"^instret (\d+)\s*$", re.MULTILINE)
 
 
@@ -64,6 +64,12 @@ class Results:
         return None if not found or None in found else statistics.geometric_mean(r.median for r in found if r)
 
 
+def called(peer: str) -> str:
+    """Return what a peer is called in tables."""
+    name, _, version = peer.partition("-")
+    return f"{NAMES[name]} {version}".rstrip()
+
+
 def _spread(s: Spread | None, *, digits: int = 2) -> str:
     if s is None:
         return "–"
@@ -85,7 +91,7 @@ def programs(results: Results, peers: list[str], *, heldout: bool) -> str:
     """Return the table of programs: pyvirt's time and rate, and how many times faster it is than each peer."""
     header = ["program", "instructions", "pyvirt, s", "MIPS"]
     for peer in peers:
-        header += [f"× {NAMES[peer]}", "less start-up"]
+        header += [f"× {called(peer)}", "less start-up"]
     rows = []
     for name, m in results.of.items():
         if not isinstance(m.workload, Program) or m.workload.heldout is not heldout:
@@ -107,7 +113,7 @@ def means(results: Results, peers: list[str]) -> str:
     """Return the table of geometric means of the sets that were run whole."""
     header = ["geometric mean of", "programs"]
     for peer in peers:
-        header += [f"× {NAMES[peer]}", "less start-up"]
+        header += [f"× {called(peer)}", "less start-up"]
     rows = []
     for title, names in MEANS.items():
         values = [results.mean(names, peer, net=net) for peer in peers for net in (False, True)]
@@ -142,7 +148,7 @@ def markdown(results: Results, facts: Mapping[str, str], peers: list[str]) -> st
     for title, text in titled:
         if text:
             parts.append(f"{title}\n\n{text}".strip())
-    short = [f"{name} {100 / factor:.0f} % on {NAMES[peer]}" for name, m in results.of.items()
+    short = [f"{name} {100 / factor:.0f} % on {called(peer)}" for name, m in results.of.items()
              for peer, factor in m.factor.items() if factor != 1.0]
     if short:
         parts.append(f"\\* Run in part, its time less start-up scaled up: {', '.join(short)}.")

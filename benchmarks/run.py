@@ -25,7 +25,7 @@ from typing import Any
 import report
 import toolchain
 from measure import RunFailed, Sample, run
-from peers import PEERS, Peer
+from peers import PEERS, Peer, Qemu
 from report import Measured, Results
 from workloads import GROUPS, HERE, WORKLOADS, Boot, GuestMissing, Images, Workload, images
 
@@ -174,8 +174,11 @@ def select(only: Sequence[str], *, heldout: bool) -> list[Workload]:
     return chosen
 
 
-def usable(names: Sequence[str], say: Callable[[str], None]) -> list[Peer]:
-    """Return the peers of these names, or all that are here. Raises Refused when a named one is missing."""
+def usable(names: Sequence[str], qemus: Sequence[str], say: Callable[[str], None]) -> list[Peer]:
+    """Return the peers of these names, or all that are here, and every QEMU whose path is given.
+
+    Raises Refused when a named one is missing.
+    """
     known = {p.name: p for p in PEERS}
     if unknown := [n for n in names if n not in known]:
         raise Refused(f"--peers: {unknown[0]!r} is no peer; allowed: {', '.join(known)}")
@@ -189,13 +192,17 @@ def usable(names: Sequence[str], say: Callable[[str], None]) -> list[Peer]:
             raise Refused(reason)
         else:
             say(f"without {peer.name}: {reason}")
-    return found
+    try:
+        return [*found, *(Qemu.at(path) for path in qemus)]
+    except ValueError as e:
+        raise Refused(f"--qemu: {e}") from e
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--only", default="", metavar="A,B", help=f"workloads or groups ({', '.join(GROUPS)}, heldout)")
     p.add_argument("--peers", default="", metavar="A,B", help="besides pyvirt; default: all there are")
+    p.add_argument("--qemu", action="append", default=[], metavar="PATH", help="another QEMU as a further peer")
     p.add_argument("--no-heldout", action="store_true", help="leave out the programs that tuning must not look at")
     p.add_argument("--runs", type=int, default=5, metavar="N", help="rounds (5)")
     p.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="length of the programs (100)")
@@ -243,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         package, record = check_build()
         chosen = select(_names(options.only), heldout=not options.no_heldout)
-        peers = usable(_names(options.peers), say)
+        peers = usable(_names(options.peers), options.qemu, say)
         tools = toolchain.find(options.cache, options.compiler)
         known = facts(options, tools, peers, record)
         # Python keeps its byte code, as it does for users, whatever the environment of this run says.
