@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvirt.devices.virtio_console import VirtioConsole as VirtioConsole
     from pyvirt.devices.virtio_mmio import VirtioMmio as VirtioMmio
     from pyvirt.devices.virtio_rng import VirtioRng as VirtioRng
+    from pyvirt.devices.vmgenid import VmGenId as VmGenId
     from pyvirt.disk import Disk as Disk
     from pyvirt.errors import AsmError as AsmError
     from pyvirt.errors import ClosedError as ClosedError
@@ -69,6 +70,7 @@ _WHERE = {
     "Config": "config", "Console": "console", "BusFault": "devices.base", "Device": "devices.base",
     "FdtContext": "devices.base", "FdtNode": "devices.base", "Region": "devices.base",
     "VirtioConsole": "devices.virtio_console", "VirtioMmio": "devices.virtio_mmio", "VirtioRng": "devices.virtio_rng",
+    "VmGenId": "devices.vmgenid",
     "Disk": "disk", "AsmError": "errors", "ClosedError": "errors", "ConfigError": "errors", "DeviceError": "errors",
     "GuestAddressError": "errors", "HostError": "errors", "LoadError": "errors", "MachineBusy": "errors",
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",

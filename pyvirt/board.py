@@ -1,7 +1,8 @@
 """The wiring: which parts a machine has, where they are, what they are connected to, and the device tree of it all.
 
 Parts come first and are handed in; the board gives each an address and interrupt lines, in one order: RAM and core,
-ROM, syscon, clock, interrupt controllers, UART, virtio slots, then what the user adds. The layout is QEMU's `virt`.
+ROM, syscon, clock, interrupt controllers, UART, generation ID, virtio slots, then what the user adds. The layout is
+QEMU's `virt`.
 
 Compatibility: "virt-1" fixes the layout, the parts' state versions, 100 instructions per tick of the 10 MHz time base
 and a quantum of 2,000 instructions. A change of any of these is a new board version; "virt-1" stays.
@@ -23,6 +24,7 @@ from pyvirt.devices.syscon import Syscon
 from pyvirt.devices.uart import Uart
 from pyvirt.devices.virtio_blk import VirtioBlk
 from pyvirt.devices.virtio_mmio import VirtioMmio
+from pyvirt.devices.vmgenid import VmGenId
 from pyvirt.disk import Disk
 from pyvirt.errors import ConfigError
 from pyvirt.fdt import Placed
@@ -32,7 +34,8 @@ from pyvirt.placement import Placement
 BOARDS = ("virt-1", "bare")
 RAM_BASE = 0x8000_0000
 SYSCON, RTC, CLINT, PLIC, UART, VIRTIO = 0x10_0000, 0x10_1000, 0x200_0000, 0xC00_0000, 0x1000_0000, 0x1000_1000
-RTC_IRQ, UART_IRQ, VIRTIO_IRQ = 11, 10, 1
+VMGENID = 0x10_2000     # free on QEMU's board
+RTC_IRQ, UART_IRQ, VIRTIO_IRQ, VMGENID_IRQ = 11, 10, 1, 12
 VIRTIO_SLOTS, VIRTIO_STEP = 8, 0x1000
 SOURCES = 96
 # Where devices of the user's go when nothing else is said; sources 32 to 35 are PCI's on QEMU's board.
@@ -82,6 +85,7 @@ class Board:
         self._place(Placed(Clint(harts=harts), (CLINT,)), [self.core.irq_line(hart, 3) for hart in range(harts)])
         self._place(Placed(Rtc(), (RTC,), (RTC_IRQ,)))
         self._place(Placed(self.uart, (UART,), (UART_IRQ,)))
+        self._place(Placed(VmGenId(seed=self.config.seed), (VMGENID,), (VMGENID_IRQ,)))
         given = [d if isinstance(d, Placed) else self._free_place(d) for d in devices
                  if isinstance(d, Placed) or not isinstance(d, VirtioMmio)]
         cards: list[VirtioMmio] = [VirtioBlk(disk, serial=f"pyvirt-disk{n}") for n, disk in enumerate(disks)]

@@ -548,7 +548,7 @@ class Machine:
         taken = [device for device in self._board.devices if device.reseed(seed)]
         if not taken:
             raise ConfigError("entropy: this machine has no device by which other entropy could reach the guest; "
-                              "allowed: entropy='same', or a machine with devices=[VirtioRng()]")
+                              "allowed: entropy='same', or a machine with board='virt-1'")
         runner.inputs.append(Input(self._board.core.icount, "entropy", seed))
 
     # -- looking

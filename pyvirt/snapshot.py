@@ -284,7 +284,8 @@ class Snapshot(Node):
         """Return a new machine that goes on from here, sharing every page until one side writes it.
 
         `entropy="same"` makes a twin to the bit. "fresh", or a seed (int or bytes), gives the guest other random
-        numbers from here on, through the devices that can (VirtioRng); ConfigError when there is none.
+        numbers from here on, through the devices that can: the board's generation ID, which Linux heeds at once, and
+        a VirtioRng. ConfigError when there is none (board "bare").
         """
         seed = entropy_bytes(entropy)
         self._proven()

@@ -39,7 +39,7 @@ def test_default_machine() -> None:
     with pv.Machine() as vm:
         assert vm.config == pv.Config()
         assert [name for _, _, name in vm.bus.map] == [
-            "rom", "syscon", "rtc", "clint", "plic", "uart", *["virtio-empty"] * 8, "ram"]
+            "rom", "syscon", "rtc", "vmgenid", "clint", "plic", "uart", *["virtio-empty"] * 8, "ram"]
         assert vm.bus.map[-1] == (RAM_BASE, 256 << 20, "ram")
         assert repr(vm) == "<Machine virt-1 1 hart 256M icount=0>"
         assert vm.hart is vm.harts[0]
