@@ -214,12 +214,36 @@ def check_state(state: Mapping[str, Any], name: str, version: int, keys: set[str
         raise ConfigError(f"{name}: state has keys {sorted(found)}, expected {sorted(keys)}")
 
 
-def load_fields(regs: Any, name: str, fields: dict[str, Any]) -> None:
-    """Restore compiled registers, or raise ConfigError and leave them as they were."""
-    try:
-        regs.fields = fields
-    except (ValueError, TypeError, OverflowError, LookupError) as error:
-        raise ConfigError(f"{name}: state is refused: {error}") from error
+class CompiledDevice(Device):
+    """A device whose registers are compiled: `regs` holds them, and all of its state."""
+
+    regs: Any
+
+    def mmio_capsule(self) -> object:
+        return self.regs.mmio_capsule()
+
+    def reset(self) -> None:
+        self.regs.reset()
+
+    def _save(self) -> dict[str, Any]:
+        fields: dict[str, Any] = self.regs.fields
+        return fields
+
+    def _load(self, state: dict[str, Any]) -> None:
+        try:
+            self.regs.fields = state
+        except (ValueError, TypeError, OverflowError, LookupError) as error:
+            raise ConfigError(f"{self.NAME}: state is refused: {error}") from error
+
+    @property
+    def packed(self) -> bytes:
+        """The state as one packed C struct with what waits in queues, for forks within one process."""
+        data: bytes = self.regs.packed
+        return data
+
+    @packed.setter
+    def packed(self, data: bytes) -> None:
+        self.regs.packed = data
 
 
 def state_int(name: str, state: Mapping[str, Any], key: str, *, low: int = 0, high: int) -> int:

@@ -1,19 +1,19 @@
 """The CLINT as a board's part: wiring and device-tree node of the compiled registers."""
 from __future__ import annotations
 
-from typing import Any
-
 from pyvirt._device_clint import ClintRegs
-from pyvirt.devices.base import Device, FdtContext, FdtNode, Region, Wiring, load_fields
+from pyvirt.devices.base import CompiledDevice, FdtContext, FdtNode, Region, Wiring
 from pyvirt.errors import ConfigError, DeviceError
 
 
-class Clint(Device):
+class Clint(CompiledDevice):
     """Software and timer interrupts of up to 64 harts. Its lines are MSIP of each hart; it needs a clock.
 
     >>> Clint(harts=2).irqs
     2
     """
+
+    regs: ClintRegs
 
     NAME = "clint"
     REGIONS = (Region("clint", 0x10000),)
@@ -37,27 +37,6 @@ class Clint(Device):
         self.regs.connect_clock(wiring.clock.capsule())
         for hart, line in enumerate(wiring.lines):
             self.regs.connect_line(hart, line.capsule())
-
-    def mmio_capsule(self) -> object:
-        return self.regs.mmio_capsule()
-
-    def reset(self) -> None:
-        self.regs.reset()
-
-    def _save(self) -> dict[str, Any]:
-        return self.regs.fields
-
-    def _load(self, state: dict[str, Any]) -> None:
-        load_fields(self.regs, self.NAME, state)
-
-    @property
-    def packed(self) -> bytes:
-        """The state as one packed C struct, for forks within one process."""
-        return self.regs.packed
-
-    @packed.setter
-    def packed(self, data: bytes) -> None:
-        self.regs.packed = data
 
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         wires: list[int] = []

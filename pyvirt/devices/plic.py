@@ -1,14 +1,12 @@
 """The PLIC as a board's part: wiring and device-tree node of the compiled registers."""
 from __future__ import annotations
 
-from typing import Any
-
 from pyvirt._device_plic import PlicRegs
-from pyvirt.devices.base import Device, FdtContext, FdtNode, IrqLine, Region, Wiring, load_fields
+from pyvirt.devices.base import CompiledDevice, FdtContext, FdtNode, IrqLine, Region, Wiring
 from pyvirt.errors import ConfigError
 
 
-class Plic(Device):
+class Plic(CompiledDevice):
     """External interrupts: sources 1..`sources` (at most 127) to contexts M and S of each hart (at most 64).
 
     Its lines are the contexts' outputs in that order: MEIP of hart 0, SEIP of hart 0, MEIP of hart 1 ...
@@ -16,6 +14,8 @@ class Plic(Device):
     >>> Plic(harts=2).irqs
     4
     """
+
+    regs: PlicRegs
 
     NAME = "plic"
     REGIONS = (Region("plic", 0x60_0000),)
@@ -45,27 +45,6 @@ class Plic(Device):
         super().attach(wiring)
         for context, line in enumerate(wiring.lines):
             self.regs.connect_line(context, line.capsule())
-
-    def mmio_capsule(self) -> object:
-        return self.regs.mmio_capsule()
-
-    def reset(self) -> None:
-        self.regs.reset()
-
-    def _save(self) -> dict[str, Any]:
-        return self.regs.fields
-
-    def _load(self, state: dict[str, Any]) -> None:
-        load_fields(self.regs, self.NAME, state)
-
-    @property
-    def packed(self) -> bytes:
-        """The state as one packed C struct, for forks within one process."""
-        return self.regs.packed
-
-    @packed.setter
-    def packed(self, data: bytes) -> None:
-        self.regs.packed = data
 
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         wires: list[int] = []

@@ -1,13 +1,11 @@
 """The 16550A UART as a board's part: wiring, host side and device-tree node of the compiled registers."""
 from __future__ import annotations
 
-from typing import Any
-
 from pyvirt._device_uart import UartRegs
-from pyvirt.devices.base import Device, FdtContext, FdtNode, Region, Wiring, load_fields
+from pyvirt.devices.base import CompiledDevice, FdtContext, FdtNode, Region, Wiring
 
 
-class Uart(Device):
+class Uart(CompiledDevice):
     """A serial port. The host sends with `send` and takes output with `drain`; one interrupt line.
 
     `regs.set_notify` and `regs.interesting` make the run loop leave at the instruction that sent a given byte.
@@ -16,6 +14,8 @@ class Uart(Device):
     >>> uart.drain()
     b''
     """
+
+    regs: UartRegs
 
     NAME = "uart"
     REGIONS = (Region("uart", 0x100),)
@@ -32,9 +32,6 @@ class Uart(Device):
         super().attach(wiring)
         self.regs.connect_line(wiring.lines[0].capsule())
 
-    def mmio_capsule(self) -> object:
-        return self.regs.mmio_capsule()
-
     def send(self, data: bytes) -> None:
         """Queue input for the guest. The machine must not be running."""
         self.regs.send(bytes(data))
@@ -42,24 +39,6 @@ class Uart(Device):
     def drain(self) -> bytes:
         """Return what the guest sent since the last call."""
         return self.regs.drain()
-
-    def reset(self) -> None:
-        self.regs.reset()
-
-    def _save(self) -> dict[str, Any]:
-        return self.regs.fields
-
-    def _load(self, state: dict[str, Any]) -> None:
-        load_fields(self.regs, self.NAME, state)
-
-    @property
-    def packed(self) -> bytes:
-        """The state as one packed C struct and the waiting input, for forks within one process."""
-        return self.regs.packed
-
-    @packed.setter
-    def packed(self, data: bytes) -> None:
-        self.regs.packed = data
 
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         name = f"serial@{ctx.bases[0]:x}"

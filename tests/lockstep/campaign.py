@@ -186,9 +186,13 @@ class Campaign:
         """Return the first failures of a subject, or an empty string."""
         return "\n\n".join([failure for _, _, failure in self.subject(name) if failure][:3])
 
+    def results(self, *names: str) -> list[Result]:
+        """Return what the runs of some subjects, all without names, covered where they did not fail."""
+        return [r for name in names or self.plan for _, r, _ in self.subject(name) if r is not None]
+
     def steps(self) -> int:
         """Return the instructions compared over all subjects."""
-        return sum(r.steps for name in self.plan for _, r, _ in self.subject(name) if r is not None)
+        return sum(r.steps for r in self.results())
 
     def rows(self, *names: str) -> Counter[str]:
         """Return executions by row of the table, over some subjects."""
@@ -196,13 +200,12 @@ class Campaign:
 
         found: dict[int, str] = {}
         counts: Counter[str] = Counter()
-        for name in names:
-            for _, result, _ in self.subject(name):
-                for word, n in (result.words() if result is not None else {}).items():
-                    if word not in found:
-                        row = _isa.find(word)
-                        found[word] = row.name if row is not None else ""
-                    counts[found[word]] += n
+        for result in self.results(*names):
+            for word, n in result.words().items():
+                if word not in found:
+                    row = _isa.find(word)
+                    found[word] = row.name if row is not None else ""
+                counts[found[word]] += n
         return counts
 
 

@@ -182,6 +182,39 @@ def _enter(case: Case, index: int, rng: random.Random) -> str:
     return "\n".join((*lines, f"body_{index}:", case.body))
 
 
+LOWER_LINES = "  la t0, lines\n" + "".join(f"  li t1, {bit}\n  sd t1, 0(t0)\n" for bit in (1, 3, 5, 7, 9, 11))
+# M's handler goes on to the next case. That of S and of VS, whose S CSRs are its own, leaves by a trap that the case
+# does not delegate.
+HANDLERS = f"""
+.balign 64
+m_vector:
+{chr(10).join("  j m_trap" for _ in range(16))}
+.balign 64
+m_trap:
+  csrr t0, mcause
+  csrr t1, mepc
+  csrr t2, mtval
+  li t3, 0x20000
+  csrc mstatus, t3
+  jr s11
+.balign 64
+s_vector:
+{chr(10).join("  j s_trap" for _ in range(16))}
+.balign 64
+s_trap:
+  csrr t0, scause
+  csrr t1, sepc
+  csrr t2, stval
+  addi t3, t0, -8
+  li t1, 3
+  bltu t3, t1, 1f
+  ecall
+1:
+  .word 0
+  j .
+"""
+
+
 def text(cases: list[Case], seed: int) -> str:
     """Return the text of a program that runs the cases in order, each under all its delegations."""
     rng = random.Random(seed)
@@ -225,20 +258,7 @@ reset:                    # everything that a case may have left behind
   csrw pmpaddr0, t0
   li t0, 0x1f
   csrw pmpcfg0, t0
-  la t0, lines
-  li t1, 1
-  sd t1, 0(t0)
-  li t1, 3
-  sd t1, 0(t0)
-  li t1, 5
-  sd t1, 0(t0)
-  li t1, 7
-  sd t1, 0(t0)
-  li t1, 9
-  sd t1, 0(t0)
-  li t1, 11
-  sd t1, 0(t0)
-  la sp, data
+{LOWER_LINES}  la sp, data
   la t0, root
   srli t0, t0, 12
   li t1, 8
@@ -252,33 +272,7 @@ reset:                    # everything that a case may have left behind
 {"".join(parts)}
 case_{index}:
 done: j done
-.balign 64
-m_vector:
-{chr(10).join("  j m_trap" for _ in range(16))}
-.balign 64
-m_trap:
-  csrr t0, mcause
-  csrr t1, mepc
-  csrr t2, mtval
-  li t3, 0x20000
-  csrc mstatus, t3
-  jr s11
-.balign 64
-s_vector:
-{chr(10).join("  j s_trap" for _ in range(16))}
-.balign 64
-s_trap:
-  csrr t0, scause
-  csrr t1, sepc
-  csrr t2, stval
-  li t3, 8
-  beq t0, t3, 1f
-  li t3, 9
-  beq t0, t3, 1f
-  ecall
-1:
-  .word 0
-  j .
+{HANDLERS}
 .balign 4096
 root:
   .dword 0, 0

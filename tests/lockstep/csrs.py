@@ -6,7 +6,7 @@ puts the old value back. Numbers that do not exist are read and written once in 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tests.lockstep.harness import Result
 
@@ -29,6 +29,9 @@ NAMES: dict[int, str] = {
 # 16 to 63, which read as zero in Spike.
 SPIKE_ONLY = frozenset({0x5A8, *range(0x7A0, 0x7B0), 0x747, *range(0x3A4, 0x3B0, 2), *range(0x3C0, 0x3F0)})
 MODES = {M: "m", S: "s", U: "u"}
+MPV = 1 << 39
+# Swapped only: what csrrs makes of satp, vsatp, hgatp, pmpcfg, the timers and htimedelta could end the program.
+BLUNT = (0x180, 0x280, 0x680, 0x3A0, 0x3A2, 0x14D, 0x24D, 0x605)
 
 
 def values(number: int, rng: random.Random) -> list[int]:
@@ -50,31 +53,78 @@ def values(number: int, rng: random.Random) -> list[int]:
     return some
 
 
-def block(mode: int, rng: random.Random, numbers: Iterable[int], *, absent: bool) -> str:
-    """Return the lines of one mode's block."""
+def block(
+    numbers: Iterable[int], rng: random.Random, *, names: dict[int, str], rank: int, chosen: Callable[[int], list[int]],
+    absent: bool,
+) -> str:
+    """Return the lines of one world's block; `rank` is the highest level of CSRs that it may reach."""
     lines = []
     for n in numbers:
-        if n not in NAMES:
+        if n not in names:
             if absent:
                 lines += [f"csrrs t2, {n:#x}, x0", f"csrrw t3, {n:#x}, t4"]
             continue
         lines += [f"csrrs t2, {n:#x}, x0", f"csrrs t5, {n:#x}, x0"]
-        chosen = values(n, rng)
-        if mode != M and n == 0x180:
-            chosen = [v for v in chosen if v >> 60 not in (8, 9, 10)]
-        if n >> 8 & 3 > mode or n >> 10 == 3:
-            chosen = chosen[:2]  # they all trap alike
-        for v in chosen:
+        some = chosen(n)
+        if n >> 8 & 3 > rank or n >> 10 == 3:
+            some = some[:2]  # they all trap alike
+        for v in some:
             lines += [f"li t3, {v}", f"csrrw t4, {n:#x}, t3", f"csrrs t4, {n:#x}, x0"]
             # mtvec, mstatus and such are wrong now, but nothing traps before the old value is back.
-            op = rng.choice(("csrrs", "csrrc"))
-            if n not in (0x180, 0x3A0, 0x3A2, 0x14D):
+            if n not in BLUNT:
+                op = rng.choice(("csrrs", "csrrc"))
                 lines += [f"{op} t4, {n:#x}, t3", f"csrrs t4, {n:#x}, x0"]
                 op = rng.choice(("csrrwi", "csrrsi", "csrrci"))
                 lines += [f"{op} t4, {n:#x}, {rng.randrange(32)}", f"csrrs t4, {n:#x}, x0"]
             lines += [f"csrrw x0, {n:#x}, t2"]
         lines += [f"csrrw t4, {n:#x}, t2", f"csrrs x0, {n:#x}, x0", f"csrrci x0, {n:#x}, 0"]
     return "\n".join(lines)
+
+
+def program_text(start: str, worlds: dict[int, str], make_block: Callable[[int], str]) -> str:
+    """Return the text of a program that runs the block of each world in turn, entered from M-mode, after `start`."""
+    parts = []
+    for world, name in worlds.items():
+        parts.append(f"""
+  la s11, after_{name}
+  li t0, {MPV | 0x1800:#x}
+  csrc mstatus, t0
+  li t0, {(world & 3) << 11 | (MPV if world & 4 else 0):#x}
+  csrs mstatus, t0
+  la t0, block_{name}
+  csrw mepc, t0
+  mret
+block_{name}:
+{make_block(world)}
+block_{name}_end:
+  ecall
+after_{name}:
+""")
+    return f"""
+  la t0, m_trap
+  csrw mtvec, t0
+  li t0, -1
+  csrw pmpaddr0, t0
+  li t0, 0x1f
+  csrw pmpcfg0, t0
+  {start}
+{"".join(parts)}
+done: j done
+.balign 64
+m_trap:                   # illegal and virtual instructions are skipped, anything else ends the block
+  csrr t0, mepc
+  csrr t1, mcause
+  addi t1, t1, -2
+  beqz t1, 2f
+  addi t1, t1, -20
+  bnez t1, 1f
+2:
+  addi t0, t0, 4
+  csrw mepc, t0
+  mret
+1:
+  jr s11
+"""
 
 
 # Settings under which S and U look at the CSRs: lines run in M first.
@@ -116,55 +166,25 @@ SETTINGS = {
 def text(seed: int, setting: str, *, absent: bool) -> str:
     """Return the text of a program that goes through all CSRs in M, S and U under one of the settings."""
     rng = random.Random(seed)
-    numbers = list(range(4096)) if absent else sorted(NAMES)
-    numbers = [n for n in numbers if n not in SPIKE_ONLY]
-    parts = []
-    for mode, name in MODES.items():
-        mpp = mode << 11
-        parts.append(f"""
-  la s11, after_{name}
-  li t0, 0x1800
-  csrc mstatus, t0
-  li t0, {mpp}
-  csrs mstatus, t0
-  la t0, block_{name}
-  csrw mepc, t0
-  mret
-block_{name}:
-{block(mode, rng, numbers, absent=absent)}
-block_{name}_end:
-  ecall
-after_{name}:
-""")
-    return f"""
-  la t0, m_trap
-  csrw mtvec, t0
-  li t0, -1
-  csrw pmpaddr0, t0
-  li t0, 0x1f
-  csrw pmpcfg0, t0
-  {SETTINGS[setting]}
-{"".join(parts)}
-done: j done
-.balign 64
-m_trap:                   # illegal instructions are skipped, anything else ends the block
-  csrr t0, mepc
-  csrr t1, mcause
-  addi t1, t1, -2
-  bnez t1, 1f
-  addi t0, t0, 4
-  csrw mepc, t0
-  mret
-1:
-  jr s11
-"""
+    numbers = [n for n in (range(4096) if absent else sorted(NAMES)) if n not in SPIKE_ONLY]
+
+    def chosen(number: int, mode: int) -> list[int]:
+        found = values(number, rng)
+        return [v for v in found if v >> 60 not in (8, 9, 10)] if mode != M and number == 0x180 else found
+
+    def make_block(mode: int) -> str:
+        return block(numbers, rng, names=NAMES, rank=mode, chosen=lambda n: chosen(n, mode), absent=absent)
+
+    return program_text(SETTINGS[setting], MODES, make_block)
 
 
-def reached(result: Result, symbols: dict[str, int]) -> dict[tuple[int, int], list[int]]:
-    """Return {(CSR, mode): [reads, writes]} of attempts, from the addresses that a run executed."""
+def reached(
+    result: Result, symbols: dict[str, int], worlds: dict[int, str] = MODES
+) -> dict[tuple[int, int], list[int]]:
+    """Return {(CSR, world): [reads, writes]} of attempts, from the addresses that a run executed."""
     counts: dict[tuple[int, int], list[int]] = {}
     code, at = result.program.code, result.program.at
-    for mode, name in MODES.items():
+    for mode, name in worlds.items():
         start, end = symbols[f"block_{name}"], symbols[f"block_{name}_end"]
         for pc, n in result.attempts.items():
             if not start <= pc < end:

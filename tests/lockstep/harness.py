@@ -60,12 +60,17 @@ class Program:
 
 @dataclass
 class Result:
-    """What a run covered: steps, attempts by address, traps by (cause, from, to), and if `done` was reached."""
+    """What a run covered: steps, attempts by address, traps by (cause, from, to), and if `done` was reached.
+
+    With the hypervisor extension also: the steps with V=1, and traps by (cause, from, medeleg's bit, hedeleg's bit).
+    """
 
     program: Program
     steps: int = 0
     traps: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
+    guest_steps: int = 0
+    delegated: Counter[tuple[int, int, int, int]] = field(default_factory=Counter)
     finished: bool = False
 
     def words(self) -> Counter[int]:

@@ -1,6 +1,7 @@
 """The kinds of programs with the hypervisor extension, how each is made from a seed, and which run by default."""
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from tests.lockstep.hyp_machines import ALIAS, HYP_ISA, VS, HypLockStep, HypPyvi
 
 PAGED_ISA = HYP_ISA + "_zicclsm"  # misaligned loads and stores work in Spike
 MODES = (39, 48, 57, hyp_walks.BARE)
+WALKS = tuple((sv, x) for sv in MODES for x in MODES if sv or x)
 INSN_PARTS = 8
 
 
@@ -78,8 +80,7 @@ def plan() -> dict[str, list[tuple[Callable[[], Program], Ways]]]:
             (later(make_csrs, s, 1, (M, VS) if s == "open" else ()), (SLICES,)) for s in hyp_csrs.SETTINGS
         ],
         "walks": [
-            (later(make_walk, sv, x, 1), ((STEP, SLICES, SWITCH)[(sv + x) % 3],))
-            for sv in MODES for x in MODES if sv or x
+            (later(make_walk, sv, x, 1), ((STEP, SLICES, SWITCH)[(sv + x) % 3],)) for sv, x in WALKS
         ],
         "mixes": [
             (later(make_mix, *combination, 1), ((SLICES, SWITCH)[i % 2],))
@@ -88,21 +89,29 @@ def plan() -> dict[str, list[tuple[Callable[[], Program], Ways]]]:
     }
 
 
+def every_kind(seed: int) -> Iterator[tuple[Program, Way]]:
+    """Yield programs of all kinds with one seed; three seeds in a row see the three ways."""
+    way = (STEP, SLICES, SWITCH)[seed % 3]
+    for kind in ("exceptions", "interrupts", "storms"):
+        yield make_causes(kind, seed), way
+    for part in range(seed % 2, INSN_PARTS, 2):
+        yield make_insns(seed, part), way
+    settings = tuple(hyp_csrs.SETTINGS)
+    yield make_csrs(settings[seed % len(settings)], seed, tuple(hyp_csrs.WORLDS)[seed % 5 :][:1]), way
+    for sv, x in WALKS:
+        yield make_walk(sv, x, seed), way
+    for combination in hyp_mixes.COMBINATIONS:
+        yield make_mix(*combination, seed), way
+
+
+def guests(first: int) -> Iterator[tuple[Program, Way]]:
+    """Yield random guests with ever new seeds: the programs that spend nearly all their time with V=1."""
+    for seed in itertools.count(first):
+        for combination in hyp_mixes.COMBINATIONS:
+            yield make_mix(*combination, seed), (SLICES, SWITCH, STEP)[seed % 3]
+
+
 def endless(first: int) -> Iterator[tuple[Program, Way]]:
     """Yield programs of all kinds with ever new seeds, for campaigns limited by time."""
-    seed = first
-    while True:
-        way = (STEP, SLICES, SWITCH)[seed % 3]
-        for kind in ("exceptions", "interrupts", "storms"):
-            yield make_causes(kind, seed), way
-        for part in range(seed % 2, INSN_PARTS, 2):
-            yield make_insns(seed, part), way
-        settings = tuple(hyp_csrs.SETTINGS)
-        yield make_csrs(settings[seed % len(settings)], seed, tuple(hyp_csrs.WORLDS)[seed % 5 :][:1]), way
-        for sv in MODES:
-            for x in MODES:
-                if sv or x:
-                    yield make_walk(sv, x, seed), way
-        for combination in hyp_mixes.COMBINATIONS:
-            yield make_mix(*combination, seed), way
-        seed += 1
+    for seed in itertools.count(first):
+        yield from every_kind(seed)

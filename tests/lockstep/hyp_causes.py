@@ -43,6 +43,21 @@ def expected() -> set[tuple[int, int, int]]:
     return keys
 
 
+def expected_delegations() -> set[tuple[int, int, int, int]]:
+    """Return every (cause, from, bit of medeleg or mideleg, bit of hedeleg or hideleg) under which it is taken."""
+    keys: set[tuple[int, int, int, int]] = set()
+    for cause, world, _ in expected():
+        n = cause & 63
+        if not cause & INTERRUPT:
+            bits = [(m, h) for m in range(1 + (frame.MEDELEG >> n & 1)) for h in range(1 + (frame.HEDELEG >> n & 1))]
+        elif n in (2, 6, 10):  # what goes to VS is taken there only
+            bits = [(1, 0), (1, 1)] if world in (VS, VU) else [(1, 0)]
+        else:
+            bits = [(0, 0), (1, 0)] if n in (1, 5, 9) and world != M else [(0, 0)]
+        keys |= {(cause, world, m, h) for m, h in bits}
+    return keys
+
+
 def exceptions() -> list[Case]:
     """Return the cases of every exception, from each world that can take it."""
     cases: list[Case] = []
@@ -175,7 +190,7 @@ def delegations(cause: int, rng: random.Random) -> list[tuple[int, int, int, int
     """Return the (medeleg, hedeleg, mideleg, hideleg) under which a case can be run."""
     back = frame.RETURN_BY.get(cause)
     all_m = frame.EVERY_EXCEPTION & ~(0x600 if back is None else 1 << back)
-    all_h = frame.EVERY_FURTHER
+    all_h = frame.HEDELEG
     if cause == INTERRUPT:
         return [(rng.getrandbits(24) & ~0x600, rng.getrandbits(16), rng.getrandbits(13), rng.getrandbits(13))]
     if cause & INTERRUPT:
@@ -209,4 +224,15 @@ def show(counts: dict[tuple[int, int, int], int]) -> str:
     for cause, name in NAMES.items():
         cells = [str(counts.get((cause, a, b), 0)) if (cause, a, b) in wanted else "-" for a, b in columns]
         lines.append(f"{name:<18}" + "".join(c.rjust(8) for c in cells))
+    return "\n".join(lines)
+
+
+def show_delegations(counts: dict[tuple[int, int, int, int], int]) -> str:
+    """Return the table of causes by (from, m, h), the bits of medeleg and hedeleg or of mideleg and hideleg."""
+    columns = [(w, m, h) for w in EVERYWHERE for m, h in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    lines = [f"{'cause':<18}" + "".join(f"{WORLDS[w]}:{m}{h}".rjust(6) for w, m, h in columns)]
+    wanted = expected_delegations()
+    for cause, name in NAMES.items():
+        cells = [str(counts.get((cause, *c), 0)) if (cause, *c) in wanted else "-" for c in columns]
+        lines.append(f"{name:<18}" + "".join(c.rjust(6) for c in cells))
     return "\n".join(lines)

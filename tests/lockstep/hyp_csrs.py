@@ -24,8 +24,8 @@ HYP_NAMES = {
 NAMES = csrs.NAMES | HYP_NAMES
 SPIKE_ONLY = csrs.SPIKE_ONLY | {0x6A8}  # hcontext
 WORLDS = {M: "m", HS: "hs", U: "u", VS: "vs", VU: "vu"}
+RANKS = {M: 3, HS: 2, VS: 1, U: 0, VU: 0}
 TIMERS = (0x14D, 0x24D)
-BLUNT = (0x180, 0x280, 0x680, 0x3A0, 0x3A2, *TIMERS)  # swapped only: what csrrs makes of them could end the program
 
 
 def values(number: int, world: int, rng: random.Random) -> list[int]:
@@ -44,31 +44,6 @@ def values(number: int, world: int, rng: random.Random) -> list[int]:
     if number == 0x180 and world in (HS, VS):
         chosen = [v for v in chosen if v >> 60 not in (8, 9, 10)]
     return chosen
-
-
-def block(world: int, rng: random.Random, numbers: Iterable[int], *, absent: bool) -> str:
-    """Return the lines of one world's block."""
-    lines = []
-    rank = {M: 3, HS: 2, VS: 1, U: 0, VU: 0}[world]
-    for n in numbers:
-        if n not in NAMES:
-            if absent:
-                lines += [f"csrrs t2, {n:#x}, x0", f"csrrw t3, {n:#x}, t4"]
-            continue
-        lines += [f"csrrs t2, {n:#x}, x0", f"csrrs t5, {n:#x}, x0"]
-        chosen = values(n, world, rng)
-        if n >> 8 & 3 > rank or n >> 10 == 3:
-            chosen = chosen[:2]  # they all trap alike
-        for v in chosen:
-            lines += [f"li t3, {v}", f"csrrw t4, {n:#x}, t3", f"csrrs t4, {n:#x}, x0"]
-            if n not in BLUNT and n != 0x605:
-                op = rng.choice(("csrrs", "csrrc"))
-                lines += [f"{op} t4, {n:#x}, t3", f"csrrs t4, {n:#x}, x0"]
-                op = rng.choice(("csrrwi", "csrrsi", "csrrci"))
-                lines += [f"{op} t4, {n:#x}, {rng.randrange(32)}", f"csrrs t4, {n:#x}, x0"]
-            lines += [f"csrrw x0, {n:#x}, t2"]
-        lines += [f"csrrw t4, {n:#x}, t2", f"csrrs x0, {n:#x}, x0", f"csrrci x0, {n:#x}, 0"]
-    return "\n".join(lines)
 
 
 # Settings under which the worlds look at the CSRs: lines run in M first.
@@ -160,67 +135,17 @@ def text(seed: int, setting: str, *, absent: Iterable[int] = ()) -> str:
     """
     rng = random.Random(seed)
     numbers = [n for n in range(4096) if n not in SPIKE_ONLY]
-    parts = []
-    for world, name in WORLDS.items():
-        status = (world & 3) << 11 | (world >> 2) << 39
-        parts.append(f"""
-  la s11, after_{name}
-  li t0, 0x8000001800
-  csrc mstatus, t0
-  li t0, {status}
-  csrs mstatus, t0
-  la t0, block_{name}
-  csrw mepc, t0
-  mret
-block_{name}:
-{block(world, rng, numbers, absent=world in absent)}
-block_{name}_end:
-  ecall
-after_{name}:
-""")
-    return f"""
-  la t0, m_trap
-  csrw mtvec, t0
-  li t0, -1
-  csrw vstimecmp, t0
-  csrw pmpaddr0, t0
-  li t0, 0x1f
-  csrw pmpcfg0, t0
-  {SETTINGS[setting]}
-{"".join(parts)}
-done: j done
-.balign 64
-m_trap:                   # illegal and virtual instructions are skipped, anything else ends the block
-  csrr t0, mepc
-  csrr t1, mcause
-  addi t1, t1, -2
-  beqz t1, 2f
-  addi t1, t1, -20
-  bnez t1, 1f
-2:
-  addi t0, t0, 4
-  csrw mepc, t0
-  mret
-1:
-  jr s11
-"""
+
+    def make_block(world: int) -> str:
+        return csrs.block(numbers, rng, names=NAMES, rank=RANKS[world], chosen=lambda n: values(n, world, rng),
+                          absent=world in absent)
+
+    return csrs.program_text(f"li t0, -1\n csrw vstimecmp, t0\n{SETTINGS[setting]}", WORLDS, make_block)
 
 
 def reached(result: Result, symbols: dict[str, int]) -> dict[tuple[int, int], list[int]]:
     """Return {(CSR, world): [reads, writes]} of attempts, from the addresses that a run executed."""
-    counts: dict[tuple[int, int], list[int]] = {}
-    code, at = result.program.code, result.program.at
-    for world, name in WORLDS.items():
-        start, end = symbols[f"block_{name}"], symbols[f"block_{name}_end"]
-        for pc, n in result.attempts.items():
-            word = int.from_bytes(code[pc - at : pc - at + 4], "little") if start <= pc < end else 0
-            if word & 0x7F != 0x73 or not word >> 12 & 3:
-                continue
-            cell = counts.setdefault((word >> 20, world), [0, 0])
-            swap = word >> 12 & 3 == 1
-            cell[0] += n if not swap or word >> 7 & 31 else 0
-            cell[1] += n if swap or word >> 15 & 31 else 0
-    return counts
+    return csrs.reached(result, symbols, WORLDS)
 
 
 def show(counts: dict[tuple[int, int], list[int]]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 
+from tests.lockstep.causes import HANDLERS, LOWER_LINES
 from tests.lockstep.hyp_machines import ALIAS, HS, VS, VU, M, U
 
 UNMAPPED = 4 << 30  # by the first stage
@@ -24,7 +25,8 @@ NO_GPA = 0x1_0000_0000
 
 RETURN_BY = {8: 2, 9: 2, 10: 2}  # the way back to M where ecalls are the subject; else it is an ecall
 EVERY_EXCEPTION = 0xF0_B5FF
-EVERY_FURTHER = 0xB1FF
+HEDELEG = 0xB1FF         # what there is to delegate further
+MEDELEG = EVERY_EXCEPTION | 1 << 9
 
 
 def leaf(pa: int, flags: int) -> int:
@@ -54,7 +56,7 @@ table:
   .zero {4096 - 32}
 """
 
-RESET = """
+RESET = f"""
 reset:
   csrw mie, x0
   csrw mip, x0
@@ -86,20 +88,7 @@ reset:
   li t0, 0x1f
   csrw pmpcfg0, t0
   csrw htimedelta, x0
-  la t0, lines
-  li t1, 1
-  sd t1, 0(t0)
-  li t1, 3
-  sd t1, 0(t0)
-  li t1, 5
-  sd t1, 0(t0)
-  li t1, 7
-  sd t1, 0(t0)
-  li t1, 9
-  sd t1, 0(t0)
-  li t1, 11
-  sd t1, 0(t0)
-  la sp, data
+{LOWER_LINES}  la sp, data
   la t0, table              # by its address in the G-stage's read-only view
   li t1, 0xc0000000
   add t0, t0, t1
@@ -124,35 +113,6 @@ reset:
   csrwi vsepc, 0
   csrwi mepc, 0
   ret
-"""
-
-HANDLERS = f"""
-.balign 64
-m_vector:
-{chr(10).join("  j m_trap" for _ in range(16))}
-.balign 64
-m_trap:
-  csrr t0, mcause
-  csrr t1, mepc
-  csrr t2, mtval
-  li t3, 0x20000
-  csrc mstatus, t3
-  jr s11
-.balign 64
-s_vector:
-{chr(10).join("  j s_trap" for _ in range(16))}
-.balign 64
-s_trap:
-  csrr t0, scause
-  csrr t1, sepc
-  csrr t2, stval
-  addi t3, t0, -8
-  li t1, 3
-  bltu t3, t1, 1f
-  ecall
-1:
-  .word 0
-  j .
 """
 
 STATUS_BITS = {HS: (0x800, 0), U: (0, 0), VS: (0x800, 1), VU: (0, 1)}

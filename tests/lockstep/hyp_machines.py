@@ -123,12 +123,24 @@ class HypLockStep(LockStep):
         differ = [(n, w, g) for n, w, g in both if (w ^ g) & ~self.own_bits.get(n, 0)]
         return [f"CSR {n:#x}: Spike {w:#x}, pyvirt {g:#x}" for n, w, g in differ]
 
+    def trap(self, pc: int, before: int, now: int, next_pc: int) -> int:
+        """Record a trap also by what was delegated of it."""
+        code = super().trap(pc, before, now, next_pc)
+        if code:
+            interrupt = code >> 63
+            cause = code + 1 if interrupt and now == VS else code  # a guest sees its interrupts under the number before
+            registers = (0x303, 0x603) if interrupt else (0x302, 0x602)
+            m, h = (self.a.csr_read(n) >> (cause & 63) & 1 for n in registers)
+            self.result.delegated[cause, before, m, h] += 1
+        return code
+
     def spike_step(self, pc: int, priv: int) -> tuple[int, int]:
         """Step Spike; set GVA where it forgets it: MPRV made an access of M-mode a guest's, and it faulted.
 
         Spike forgets it for access faults of LR, SC and cache-block operations only; the manual ("H", "mstatus") makes
         no such difference.
         """
+        self.result.guest_steps += priv >> 2
         word = self.word(pc) if priv == M else 0
         block, reserved = word & 0x707F == 0x200F, word & 0x7F == 0x2F and word >> 28 == 1
         status = self.a.csr_read(0x300) if block or reserved else 0

@@ -5,63 +5,7 @@ import random
 from typing import Any
 
 from tests.lockstep.hyp_machines import ALIAS, VS, VU, WORLDS
-from tests.lockstep.mixes import Mix
-from tests.lockstep.programs import TABLE, floating, integer, table
-
-NAMED = {"m": ("mscratch", "mcause", "mepc", "mip", "mret"), "s": ("sscratch", "scause", "sepc", "sip", "sret")}
-
-
-def handler(level: str, name: str, label: str) -> str:
-    """Return a handler that skips what trapped, lowers and masks what interrupted, and ends the program on an ecall.
-
-    `level` names its CSRs; the guest's is the one of S. Only M-mode can end the program, so others call it.
-    """
-    scratch, cause, epc, ip, xret = NAMED[level]
-    # M-mode and the host have lines to lower; the guest's one interrupt is its own bit.
-    lower = "la t4, lines\n andi t5, t5, 63\n sd t5, 0(t4)" if name != "guest" else "andi t5, t5, 63"
-    last = "la t4, done\n csrw mepc, t4\n li t4, 0x1800\n csrs mstatus, t4\n j 5b" if name == "machine" else "ecall"
-    return f"""
-.balign 64
-{label}:
-  csrrw t6, {scratch}, t6
-  sd t5, 0(t6)
-  sd t4, 8(t6)
-  csrr t5, {cause}
-  bltz t5, 4f
-  addi t5, t5, -8
-  li t4, 4
-  bltu t5, t4, 9f
-  csrr t4, {epc}
-  li t5, 0xc0000000       # VU runs on an alias; its instruction is at the address without it
-  bltu t4, t5, 2f
-  li t5, {ALIAS}
-  sub t4, t4, t5
-2:
-  lhu t5, 0(t4)
-  andi t5, t5, 3
-  addi t5, t5, -3
-  csrr t4, {epc}
-  addi t4, t4, 2
-  bnez t5, 3f
-  addi t4, t4, 2
-3:
-  csrw {epc}, t4
-5:
-  ld t5, 0(t6)
-  ld t4, 8(t6)
-  csrrw t6, {scratch}, t6
-  {xret}
-4:
-  {lower}
-  li t4, 1
-  sll t4, t4, t5
-  csrc {ip}, t4
-  {"csrc hvip, t4" if name == "host" else ""}
-  j 5b
-9:
-  {last}
-  j 9b
-"""
+from tests.lockstep.mixes import ROOT, Mix, data, handler, start
 
 
 class GuestMix(Mix):
@@ -144,45 +88,19 @@ def text(rows: list[Any], seed: int, *, world: int, taker: str, fuel: int = 600,
   or t0, t0, t1
   csrw hgatp, t0
   hfence.gvma
-  la t0, block_0
-  li t1, {alias}
-  add t0, t0, t1
-  csrw mepc, t0
-  la x3, data + 6144
-  la x4, integers + 2048
-  la x26, floats + 2048
-  add x3, x3, t1
-  add x4, x4, t1
-  add x26, x26, t1
-  li x27, {fuel}
-  li x1, 0
-  mret
-{body}
-  j block_0
-done: j done
+{start(alias, fuel, body)}
 {handler("m", "machine", "m_trap")}
 {handler("s", "host", "s_trap")}
 {handler("s", "guest", "vs_trap")}
 .balign 8
 save: .zero 192
 lines: .dword 0
-.balign 8
-offsets: .word {", ".join(f"block_{i} - block_0" for i in range(blocks))}
-.balign 8
-integers: {table(rng, integer, TABLE)}
-floats: {table(rng, floating, TABLE)}
-.balign 4096
-data: {table(rng, integer, 1536)}
+{data(rng, blocks)}
 .balign 16384
 g_root:
   .dword 0, 0, {0x8000_0000 >> 2 | 0xDF:#x}
   .zero {16384 - 24}
-root:
-  .dword 0, 0
-  .dword {(0x8000_0000 >> 2) | 0xCF:#x}
-  .dword {(0x8000_0000 >> 2) | 0xDF:#x}
-  .zero {4096 - 32}
-end:
+{ROOT}
 """
 
 

@@ -173,7 +173,7 @@ class TwoStages:
         """Return the text of one test."""
         rng = self.rng
         world = rng.choice((VS, VS, VU, VU, HS, M, U))
-        name = rng.choice(tuple(ACCESSES) if world in (VS, VU) else tuple(HYPER))
+        name = rng.choice((*ACCESSES, "fetch", "fetch", "fetch") if world in (VS, VU) else tuple(HYPER))
         mprv = world == M and rng.random() < 0.5
         if mprv:
             name = rng.choice([n for n in ACCESSES if n != "fetch"])

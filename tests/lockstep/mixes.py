@@ -17,58 +17,104 @@ ALIAS = 0x4000_0000
 PLAIN = {"rr", "ri", "r1", "upper", "load", "store", "amo", "lr", "sc", "fload", "fstore", "fp", "c", "csr", "cbo"}
 UNPRIVILEGED_CSRS = ("fflags", "frm", "fcsr")
 
-# The frame's registers, and one for the address of the table of blocks. The handler saves what it uses.
-HANDLER = """
+NAMED = {"m": ("mscratch", "mcause", "mepc", "mip", "mret"), "s": ("sscratch", "scause", "sepc", "sip", "sret")}
+
+
+def handler(level: str, name: str, label: str) -> str:
+    """Return a handler that skips what trapped, lowers and masks what interrupted, and ends the program on an ecall.
+
+    `level` names its CSRs; the guest's is the one of S. Only M-mode can end the program, so others call it.
+    """
+    scratch, cause, epc, ip, xret = NAMED[level]
+    # M-mode and the host have lines to lower; the guest's one interrupt is its own bit.
+    lower = "la t4, lines\n andi t5, t5, 63\n sd t5, 0(t4)" if name != "guest" else "andi t5, t5, 63"
+    last = "la t4, done\n csrw mepc, t4\n li t4, 0x1800\n csrs mstatus, t4\n j 5b" if name == "machine" else "ecall"
+    return f"""
 .balign 64
-m_trap:
-  csrrw t6, mscratch, t6
+{label}:
+  csrrw t6, {scratch}, t6
   sd t5, 0(t6)
   sd t4, 8(t6)
-  csrr t5, mcause
+  csrr t5, {cause}
   bltz t5, 4f
   addi t5, t5, -8
-  beqz t5, 9f
-  addi t5, t5, -1
-  beqz t5, 9f
-  addi t5, t5, -2
-  beqz t5, 9f
-  csrr t4, mepc
-  li t5, 0xc0000000       # U runs on an alias; its instruction is at the address without it
+  li t4, 4
+  bltu t5, t4, 9f
+  csrr t4, {epc}
+  li t5, 0xc0000000       # VU runs on an alias; its instruction is at the address without it
   bltu t4, t5, 2f
-  li t5, 0x40000000
+  li t5, {ALIAS}
   sub t4, t4, t5
 2:
   lhu t5, 0(t4)
   andi t5, t5, 3
   addi t5, t5, -3
-  csrr t4, mepc
+  csrr t4, {epc}
   addi t4, t4, 2
   bnez t5, 3f
   addi t4, t4, 2
 3:
-  csrw mepc, t4
+  csrw {epc}, t4
 5:
   ld t5, 0(t6)
   ld t4, 8(t6)
-  csrrw t6, mscratch, t6
-  mret
-4:                        # an interrupt: lower its line
-  la t4, lines
-  andi t5, t5, 63
-  sd t5, 0(t4)
+  csrrw t6, {scratch}, t6
+  {xret}
+4:
+  {lower}
   li t4, 1
   sll t4, t4, t5
-  csrc mip, t4
+  csrc {ip}, t4
+  {"csrc hvip, t4" if name == "host" else ""}
   j 5b
-9:                        # an ecall ends the program
-  la t4, done
-  csrw mepc, t4
-  li t4, 0x1800
-  csrs mstatus, t4
-  j 5b
+9:
+  {last}
+  j 9b
+"""
+
+
+def start(alias: int, fuel: int, body: str) -> str:
+    """Return the lines that give the blocks' registers their values and enter the first by mret, and the blocks."""
+    return f"""
+  la t0, block_0
+  li t1, {alias}
+  add t0, t0, t1
+  csrw mepc, t0
+  la x3, data + 6144
+  la x4, integers + 2048
+  la x26, floats + 2048
+  add x3, x3, t1
+  add x4, x4, t1
+  add x26, x26, t1
+  li x27, {fuel}
+  li x1, 0
+  mret
+{body}
+  j block_0
+done: j done
+"""
+
+
+def data(rng: random.Random, blocks: int) -> str:
+    """Return what the blocks jump by, load and store."""
+    return f"""
 .balign 8
-save: .zero 64
-lines: .dword 0
+offsets: .word {", ".join(f"block_{i} - block_0" for i in range(blocks))}
+.balign 8
+integers: {table(rng, integer, TABLE)}
+floats: {table(rng, floating, TABLE)}
+.balign 4096
+data: {table(rng, integer, 1536)}
+"""
+
+
+ROOT = f"""
+root:
+  .dword 0, 0
+  .dword {(0x8000_0000 >> 2) | 0xCF:#x}
+  .dword {(0x8000_0000 >> 2) | 0xDF:#x}
+  .zero {4096 - 32}
+end:
 """
 
 
@@ -155,35 +201,12 @@ def text(rows: list[Any], seed: int, *, mode: int, fuel: int = 1500, blocks: int
   or t0, t0, t1
   {"csrw satp, t0" if satp else ""}
   sfence.vma
-  la t0, block_0
-  li t1, {alias}
-  add t0, t0, t1
-  csrw mepc, t0
-  la x3, data + 6144
-  la x4, integers + 2048
-  la x26, floats + 2048
-  add x3, x3, t1
-  add x4, x4, t1
-  add x26, x26, t1
-  li x27, {fuel}
-  li x1, 0
-  mret
-{body}
-  j block_0
-done: j done
-{HANDLER}
+{start(alias, fuel, body)}
+{handler("m", "machine", "m_trap")}
 .balign 8
-offsets: .word {", ".join(f"block_{i} - block_0" for i in range(blocks))}
-.balign 8
-integers: {table(rng, integer, TABLE)}
-floats: {table(rng, floating, TABLE)}
+save: .zero 64
+lines: .dword 0
+{data(rng, blocks)}
 .balign 4096
-data: {table(rng, integer, 1536)}
-.balign 4096
-root:
-  .dword 0, 0
-  .dword {(0x8000_0000 >> 2) | 0xCF:#x}
-  .dword {(0x8000_0000 >> 2) | 0xDF:#x}
-  .zero {4096 - 32}
-end:
+{ROOT}
 """
