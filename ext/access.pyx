@@ -13,6 +13,7 @@ from arch cimport *
 from bus cimport BUS_FAULT, BUS_OK
 from cache cimport *
 from opcodes cimport opcode_access, opcode_match
+from host cimport host_set16, host_set32, host_set64, host_u16, host_u32, host_u64
 from ram cimport FRAME_CODE, FRAME_PT, RAM_OK, frame_t
 
 
@@ -222,11 +223,36 @@ cdef int finish(hart_t* h, op_t* op, int64_t n, int st) noexcept nogil:
 
 
 cdef inline uint8_t* cached(tlb_t* table, uint64_t va, uint64_t size) noexcept nogil:
-    """Return where a misaligned access inside one page goes on the host when its page has an entry, else NULL."""
+    """Return where an access inside one page goes on the host when the page has an entry, else NULL."""
     cdef tlb_t* e = &table[(va >> 12) & TLB_MASK]
     if e.tag == va & PAGE_MASK and (va & 4095) + size <= 4096:
         return <uint8_t*>(va + <uint64_t>e.addend)
     return NULL
+
+
+cdef inline uint64_t host_load(const uint8_t* host, int width) noexcept nogil:
+    # Misaligned, so no single bytes. A call of memcpy with a size that is not constant would take longer.
+    if width == 8:
+        return host_u64(<uint64_t>host)
+    return host_u32(<uint64_t>host) if width == 4 else host_u16(<uint64_t>host)
+
+
+cdef inline void host_store(uint8_t* host, int width, uint64_t value) noexcept nogil:
+    if width == 8:
+        host_set64(<uint64_t>host, value)
+    elif width == 4:
+        host_set32(<uint64_t>host, value)
+    else:
+        host_set16(<uint64_t>host, value)
+
+
+cdef inline int cached_pa(hart_t* h, uint64_t va, int width, uint64_t* pa) noexcept nogil:
+    """Set the physical address of an aligned access to a page that has a read entry; 0 when it has none."""
+    cdef uint64_t at = (va >> 12) & TLB_MASK
+    if va & (width - 1) or (&h.tlb_r[at]).tag != va & PAGE_MASK:
+        return 0
+    pa[0] = h.bank_d.pa[at] | (va & 4095)
+    return 1
 
 
 cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nogil:
@@ -249,6 +275,12 @@ cdef int load_part(hart_t* h, uint64_t va, int size, uint8_t* data) noexcept nog
 cdef int access_load(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
     cdef uint64_t pa
     cdef int st, first
+    cdef uint8_t* host
+    if va & (width - 1):
+        host = cached(h.tlb_r, va, width)
+        if host != NULL:
+            h.value = host_load(host, width)
+            return ST_OK
     access_begin(h, op, va)
     h.value = 0
     if va & (width - 1):
@@ -273,12 +305,13 @@ cdef int access_store(hart_t* h, op_t* op, uint64_t va, int width, uint64_t valu
     cdef uint64_t pa, pa2 = 0
     cdef int st, first = width
     cdef uint8_t* host
-    access_begin(h, op, va)
     if va & (width - 1):
         host = cached(h.tlb_w, va, width)
         if host != NULL:
-            memcpy(host, &value, width)
+            host_store(host, width, value)
             return ST_OK
+    access_begin(h, op, va)
+    if va & (width - 1):
         first = <int>(4096 - (va & 4095))
         if first > width:
             first = width
@@ -329,8 +362,13 @@ cdef int access_amo_end(hart_t* h, op_t* op, int width, uint64_t value, int64_t 
 
 
 cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
+    cdef int st
+    if cached_pa(h, va, width, &h.s.resv_pa):
+        h.value = host_load(cached(h.tlb_r, va, width), width)
+        h.s.resv_width = width
+        return ST_OK
     access_begin(h, op, va)
-    cdef int st = atomic_at(h, va, width, ACC_LOAD)
+    st = atomic_at(h, va, width, ACC_LOAD)
     if st != ST_OK:
         return finish(h, op, n, st)
     h.value = 0
@@ -342,8 +380,18 @@ cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexc
 
 cdef int access_sc(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil:
     """Store if the reservation is on this address; an SC gives up the reservation whether it succeeds or not."""
+    cdef uint64_t pa
+    cdef uint8_t* host = cached(h.tlb_w, va, width)
+    cdef int st
+    if host != NULL and cached_pa(h, va, width, &pa):
+        h.value = 1
+        if h.s.resv_width and h.s.resv_pa == pa:
+            h.value = 0
+            host_store(host, width, value)
+        h.s.resv_width = 0
+        return ST_OK
     access_begin(h, op, va)
-    cdef int st = atomic_at(h, va, width, ACC_STORE)
+    st = atomic_at(h, va, width, ACC_STORE)
     if st != ST_OK:
         return finish(h, op, n, st)
     h.value = 1
@@ -445,12 +493,18 @@ cdef int access_cbo(hart_t* h, op_t* op, uint64_t va, int64_t n) noexcept nogil:
     """cbo.inval, clean, flush: no cache is modelled, so only permissions count; cbo.zero clears the block."""
     cdef uint32_t which = meta_of(op).raw >> 20
     cdef uint8_t zeros[64]
+    cdef uint8_t* host
     cdef uint64_t pa = 0, bit, cause, block
     cdef int st
     bit = ENVCFG_CBZE if which == 4 else (ENVCFG_CBIE if which == 0 else ENVCFG_CBCFE)
     cause = cbo_refused(h, bit)
     if cause:
         return h.api.trap(h, op, n, cause, meta_of(op).raw)
+    host = cached(h.tlb_w, va, 1)
+    if which == 4 and host != NULL:
+        # A write entry is of a whole page: the block's bytes are all there and allowed.
+        memset(<uint8_t*>(<uint64_t>host & ~<uint64_t>(CBO_BYTES - 1)), 0, CBO_BYTES)
+        return ST_OK
     st = h.api.translate(h, va, ACC_STORE if which == 4 else ACC_CBO, 1, &pa)
     block = pa & ~<uint64_t>(CBO_BYTES - 1)
     # All of the block must be there; the fault's address is rs1, wherever in the block that is.

@@ -145,6 +145,7 @@ cdef struct bank_t:
     uint32_t live
     uint64_t used           # clock of the last selection
     uint64_t pages          # signature of the pages with jump entries: bit (va >> 12) & 63
+    uint64_t pa[256]        # physical page of each read entry
     tlb_t r[256]
     tlb_t w[256]
     fetch_t x[64]
@@ -315,7 +316,7 @@ cdef struct core_api_t:
     void (*drop_writes)(void* machine) noexcept nogil
     void (*drop_frame)(machine_t* m, frame_t* frame, int what) noexcept nogil
     void (*drop_code)(machine_t* m, code_t* code) noexcept nogil
-    int (*fill_data)(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil
+    int (*fill_data)(hart_t* h, uint64_t va, uint64_t pa, frame_t* frame, int writable) noexcept nogil
     int (*fill_fetch)(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil
     int (*pt_used)(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits,
                    uint64_t atp) noexcept nogil

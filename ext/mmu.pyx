@@ -418,11 +418,11 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
             order_leave(m, STOP_MEMORY)
             return ST_STOP
         if w.readable and pmp_page(h, w.pa, ACC_LOAD, c.priv) == PAGE_WHOLE and note_used(h, &c, va, &w):
-            m.api.fill_data(h, va, frame, w.writable and (w.pa ^ m.watch) & PAGE_MASK != 0)
+            m.api.fill_data(h, va, w.pa, frame, w.writable and (w.pa ^ m.watch) & PAGE_MASK != 0)
         return ST_OK
     frame = m.mem.find(m.ram, w.pa >> 12)
     if frame != NULL and note_used(h, &c, va, &w):
-        m.api.fill_data(h, va, frame, 0)
+        m.api.fill_data(h, va, w.pa, frame, 0)
     return ST_OK
 
 

@@ -460,7 +460,7 @@ cdef void limit_fill(hart_t* h, uint64_t va) noexcept nogil:
     cache.filled += 1
 
 
-cdef int fill_data(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcept nogil:
+cdef int fill_data(hart_t* h, uint64_t va, uint64_t pa, frame_t* frame, int writable) noexcept nogil:
     """Enter a page for reading, and for writing if `writable` and the frame is neither code nor page table."""
     cdef uint64_t page = va & PAGE_MASK
     cdef tlb_t* e = &h.tlb_r[(va >> 12) & TLB_MASK]
@@ -468,6 +468,7 @@ cdef int fill_data(hart_t* h, uint64_t va, frame_t* frame, int writable) noexcep
         limit_fill(h, page)
     e.tag = page
     e.addend = <int64_t>(<uint64_t>frame.bytes - page)
+    h.bank_d.pa[page >> 12 & TLB_MASK] = pa & PAGE_MASK
     if writable and not frame.flags & (FRAME_CODE | FRAME_PT):
         e = &h.tlb_w[(va >> 12) & TLB_MASK]
         e.tag = page
