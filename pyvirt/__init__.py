@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from pyvirt.levels import Level as Level
     from pyvirt.machine import Machine as Machine
     from pyvirt.memory import Memory as Memory
-    from pyvirt.run import Input as Input
     from pyvirt.snapshot import Diff as Diff
     from pyvirt.snapshot import Snapshot as Snapshot
     from pyvirt.stop import Condition as Condition
+    from pyvirt.stop import Input as Input
     from pyvirt.stop import Stop as Stop
     from pyvirt.stop import StopReason as StopReason
     from pyvirt.stop import Trap as Trap
@@ -74,11 +74,11 @@ _WHERE = {
     "Disk": "disk", "AsmError": "errors", "ClosedError": "errors", "ConfigError": "errors", "DeviceError": "errors",
     "GuestAddressError": "errors", "HostError": "errors", "LoadError": "errors", "MachineBusy": "errors",
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
-    "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "run", "Condition": "stop",
+    "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "stop", "Condition": "stop",
     "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
     "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
     "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
-    "Diff": "snapshot", "History": "history", "Snapshot": "snapshot", "SnapshotError": "errors",
+    "Diff": "snapshot", "History": "history", "Snapshot": "machine", "SnapshotError": "errors",
 }
 
 __version__ = "0.1.0"

@@ -1,4 +1,5 @@
-"""The command `pyvirt`: run, pull, demo, doctor. Owns options, exit codes and messages; all else is the library's.
+"""The command `pyvirt`: run, pull, demo, doctor; those for saved machines are in cli_files.py. Owns options, exit codes
+and messages; all else is the library's.
 
 Exit codes of `run`: 0 all expectations met, or the guest ended with 0; 1 the guest ended or stopped before one was met;
 124 a limit; 130 interrupted; 2 wrong usage. Without `--expect` the guest's own code.
@@ -13,22 +14,24 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import pyvirt
 from pyvirt import loader
+from pyvirt.aside import aside
 from pyvirt.disk import Disk
 from pyvirt.errors import ConfigError, HostError, LoadError, PyvirtError
 from pyvirt.machine import Machine
+from pyvirt.savefile import DISKS, is_saved
 from pyvirt.script import FAILED, INTERRUPTED, TAIL_LINES, USAGE, Budget, Outcome, Script, Step, parse_step
+from pyvirt.snapshot import check_disks
 from pyvirt.stop import Stop, StopReason
 from pyvirt.terminal import HELP, Input, Signals, Terminated, interact
 
@@ -69,12 +72,40 @@ class Guest:
     disks: list[Disk] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Saving:
+    """What --save says: where to, and how."""
+
+    path: str
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Saving:
+        """Read `F[,parent=F][,disks=reference][,sign=F]`."""
+        path, *rest = text.split(",")
+        options: dict[str, Any] = {}
+        for item in rest:
+            key, _, value = item.partition("=")
+            if key not in ("parent", "disks", "sign") or not value or (key == "disks" and value not in DISKS):
+                raise ConfigError(f"--save: {text!r} has {item!r}; allowed: parent=FILE, disks=inside, "
+                                  "disks=reference, sign=KEY")
+            options[key] = value
+        if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"--save: {path!r} can't be written; allowed: a file in a folder that exists")
+        return cls(path, options)
+
+    def save(self, vm: Machine) -> None:
+        """Save a machine that has stopped."""
+        vm.snapshot().save(self.path, **self.options)
+
+
 # ---- run --------------------------------------------------------------------------------------------------------
 @app.command(cls=RunCommand)
 def run(
     ctx: typer.Context,
     program: Annotated[str | None, typer.Argument(
-        help="An ELF, Linux Image or flat file, or the word debian: what `pyvirt pull debian` cached.")] = None,
+        help="An ELF, Linux Image, flat file or saved machine, or the word debian: what `pyvirt pull debian` cached."
+    )] = None,
     kernel: Annotated[str | None, typer.Option(metavar="F", help="Start this in S-mode, by the firmware.")] = None,
     initrd: Annotated[str | None, typer.Option(metavar="F", help="Initial RAM disk for the kernel.")] = None,
     append: Annotated[str, typer.Option(metavar="S", help="Kernel command line; for debian, behind its own.")] = "",
@@ -85,6 +116,11 @@ def run(
     ram: Annotated[str, typer.Option(metavar="SIZE", help="Bytes, or with K, M, G, T.")] = "256M",
     disk: Annotated[list[str] | None, typer.Option(
         metavar="F[,mode=direct]", help="Disk image; the file is written only with mode=direct. Repeatable.")] = None,
+    save: Annotated[str | None, typer.Option(
+        metavar="F[,KEY=VALUE]...", help="Save the machine when the run has ended; parent=, disks=, sign=.")] = None,
+    verify_key: Annotated[str | None, typer.Option(metavar="F", help="The key a saved machine is signed with.")] = None,
+    within: Annotated[list[str] | None, typer.Option(
+        metavar="DIR", help="Where files that a saved machine refers to may be. Repeatable.")] = None,
     expect: Annotated[list[str] | None, typer.Option(
         metavar="RE", help="Wait for this on the console, after what was matched before. Repeatable.")] = None,
     send: Annotated[list[str] | None, typer.Option(
@@ -106,7 +142,19 @@ def run(
     threads = _integer("--harts", harts)
     if stats is not None:
         _check_stats(stats)
+    saving = None if save is None else Saving.parse(save)
     with contextlib.ExitStack() as stack:
+        if program is not None and program != "debian" and Path(program).is_file() and is_saved(program):
+            _refuse_with_saved(ctx, program)
+            vm = stack.enter_context(pyvirt.Snapshot.load(program, verify_key=verify_key, within=within or None).fork())
+            vm.console.echo = _console(console, stack)
+            code = _run(vm, steps, Budget(vm, instructions=count, timeout=seconds), stdio=console == "stdio",
+                        stats=stats, saving=saving)
+            raise typer.Exit(code)
+        for option, value in (("--verify-key", verify_key), ("--within", within)):
+            if value:
+                raise ConfigError(f"{option}: {value!r} is given, but PROGRAM is {program!r}; allowed: with a saved "
+                                  "machine")
         guest = _guest(program, kernel, initrd, append, firmware, dtb)
         guest.disks += [_open_disk(text) for text in disk or ()]
         for opened in guest.disks:
@@ -115,11 +163,14 @@ def run(
         vm = stack.enter_context(Machine(isa=isa, harts=threads, ram=ram, disks=guest.disks, echo=echo))
         vm.load(**guest.load)
         budget = Budget(vm, instructions=count, timeout=seconds)
-        code = _run(vm, steps, budget, stdio=console == "stdio", stats=stats)
+        if saving is not None:
+            check_disks(guest.disks)
+        code = _run(vm, steps, budget, stdio=console == "stdio", stats=stats, saving=saving)
     raise typer.Exit(code)
 
 
-def _run(vm: Machine, steps: Sequence[Step], budget: Budget, *, stdio: bool, stats: Path | None) -> int:
+def _run(vm: Machine, steps: Sequence[Step], budget: Budget, *, stdio: bool, stats: Path | None,
+         saving: Saving | None = None) -> int:
     """Run a loaded machine to its outcome, tell of it, and return the exit code."""
     began = time.perf_counter()
     try:
@@ -129,6 +180,8 @@ def _run(vm: Machine, steps: Sequence[Step], budget: Budget, *, stdio: bool, sta
     seconds = time.perf_counter() - began
     if stats is not None:
         _write_stats(stats, vm, outcome, seconds)
+    if saving is not None:
+        saving.save(vm)
     _tell(vm, outcome)
     return outcome.exit_code
 
@@ -171,6 +224,14 @@ def _tell(vm: Machine, outcome: Outcome) -> None:
         typer.echo(f"\n--- {text}", err=True)
     if outcome.message:
         _say(outcome.message)
+
+
+def _refuse_with_saved(ctx: typer.Context, program: str) -> None:
+    """Refuse options that say what a machine is made of when that is saved."""
+    for name in ("kernel", "initrd", "append", "firmware", "dtb", "isa", "harts", "ram", "disk"):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ConfigError(f"--{name}: is given, but {program!r} is a saved machine; allowed: what it has")
 
 
 # ---- values of options ------------------------------------------------------------------------------------------
@@ -287,29 +348,8 @@ def _write_stats(path: Path, vm: Machine, outcome: Outcome, seconds: float) -> N
     if path.exists() and not path.is_file():  # a pipe or a device cannot be renamed over
         path.write_text(text, encoding="utf-8")
         return
-    with _aside(path) as file:
+    with aside(path, what="--stats") as file:
         file.write(text.encode())
-
-
-@contextlib.contextmanager
-def _aside(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file aside and rename it into place, so that what is there is whole."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise HostError(error.errno, f"--stats: {str(path)!r} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are private
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 # ---- the other commands -----------------------------------------------------------------------------------------
@@ -399,3 +439,8 @@ def main() -> NoReturn:
         _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(FAILED)
     sys.exit(0)
+
+
+from pyvirt import cli_files  # noqa: E402 - its commands use what is above
+
+cli_files.add(app)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -36,6 +36,14 @@ class BaseFile:
         """Size and time of the last change, in nanoseconds."""
         found = os.fstat(self.fd)
         return found.st_size, found.st_mtime_ns
+
+    def pread(self, n: int, offset: int) -> bytes:
+        """Return up to `n` bytes from `offset` on; none at the end."""
+        return os.pread(self.fd, n, offset)
+
+    def differs(self, other: BaseFile, blocks: int) -> Iterable[int]:
+        """Return the numbers of those of the first `blocks` blocks of 4 KiB that may differ."""
+        return () if type(other) is BaseFile and self.identity == other.identity else range(blocks)
 
     def close(self) -> None:
         """Close the file for all who share it."""
@@ -83,8 +91,8 @@ class DiskImage:
         if self.size != other.size:
             raise ConfigError(f"disk {self.path}: has {self.size} bytes and can't be compared with one of {other.size}")
         found = self._blocks.diff(other._blocks)
-        if self._base is not other._base and self._base.identity != other._base.identity:
-            found = list(range(-(-self.size // BLOCK)))
+        if self._base is not other._base:
+            found = sorted({*found, *self._base.differs(other._base, -(-self.size // BLOCK))})
         with self.disk() as one, other.disk() as two:
             return [n for n in found if one.read(n * BLOCK, min(BLOCK, self.size - n * BLOCK)) !=
                     two.read(n * BLOCK, min(BLOCK, self.size - n * BLOCK))]
@@ -97,10 +105,19 @@ class DiskImage:
                             f"{self._identity}, found {now}; it must not be written while snapshots stand on it")
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if type(self._base) is not BaseFile:    # nothing that another process could open
+            return _image_on, (self._base, str(self.path), self.size, self.read_only, self.overlay_limit, self.blocks)
         return _image, (str(self.path), self._identity, self.size, self.read_only, self.overlay_limit, self.blocks)
 
     def __repr__(self) -> str:
         return f"<DiskImage {str(self.path)!r} size={self.size} {self.changed_blocks} blocks changed>"
+
+
+def _image_on(base: BaseFile, path: str, size: int, read_only: bool, overlay_limit: int | None,
+              blocks: dict[int, bytes]) -> DiskImage:
+    """Make an image on a base that is no file of its own; `path` is but a label."""
+    return DiskImage(Path(path), base, base.identity, Blocks(-(-size // BLOCK), blocks), size=size,
+                     read_only=read_only, overlay_limit=overlay_limit)
 
 
 def _image(path: str, identity: tuple[int, int], size: int, read_only: bool, overlay_limit: int | None,
@@ -251,9 +268,10 @@ class Disk:
     def _read_file(self, offset: int, n: int) -> bytes:
         """Read the file itself; what lies past its end (a last, partial block, or a file cut since) is zeros."""
         parts, got = [], 0
+        assert self._base is not None
         while got < n:
             try:
-                part = os.pread(self._fd, n - got, offset + got)
+                part = self._base.pread(n - got, offset + got)
             except OSError as error:
                 raise HostError(error.errno, f"disk {self.path}: cannot read {n} bytes at {offset}: {error.strerror}"
                                 ) from error

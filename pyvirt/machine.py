@@ -42,7 +42,7 @@ from pyvirt.history import History
 from pyvirt.levels import Guest, Level, Levels
 from pyvirt.memory import Memory
 from pyvirt.placement import Range
-from pyvirt.run import Input, Runner
+from pyvirt.run import Runner
 from pyvirt.snapshot import (
     Content,
     Entropy,
@@ -56,7 +56,7 @@ from pyvirt.snapshot import (
     put,
     take,
 )
-from pyvirt.stop import Condition, Stop, StopReason, Trap, condition
+from pyvirt.stop import Condition, Input, Stop, StopReason, Trap, condition
 from pyvirt.trace import Filter, Hook, Trace
 from pyvirt.unpack import Source
 from pyvirt.walk import Walk
@@ -524,7 +524,7 @@ class Machine:
         runner, outside = self._runner, content.outside
         runner.collect()
         runner.taps.drain()
-        put(self._board, self._disks, content)
+        put(self._board, self._disks, content, checked=snap._checked)
         self.console.state = outside.console
         runner.ended, runner.typed = outside.ended, bytearray(outside.typed)
         runner.inputs = list(outside.inputs[:outside.position])
@@ -700,5 +700,7 @@ def revive(snap: Snapshot) -> Machine:
         raise
     return vm
 
+
+Snapshot._reviver = staticmethod(lambda: revive)  # type: ignore[method-assign]
 
 __all__ = ["Bus", "Machine"]

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from pyvirt._bus import Mmio
 from pyvirt._hart import EXTENSIONS
@@ -24,7 +24,7 @@ from pyvirt.errors import ConfigError
 from pyvirt.hart import world_name
 from pyvirt.htif import Htif
 from pyvirt.sbi import Sbi
-from pyvirt.stop import INTERRUPT, U64, At, Condition, OnTrap, Stop, StopReason, Trap, When
+from pyvirt.stop import INTERRUPT, U64, At, Condition, Input, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
 from pyvirt.trace import Taps
 
@@ -33,14 +33,6 @@ SLICE_MIN, SLICE_MAX = 10_000, 4_000_000
 UART_LSR = 5
 TICKS_PER_SECOND = 10_000_000
 ANY_BYTE = bytes(range(256))
-
-
-class Input(NamedTuple):
-    """What entered the machine from outside: `kind` is "console" (bytes), "clock" (ticks) or "entropy" (bytes)."""
-
-    icount: int
-    kind: str
-    data: Any
 
 
 class Driver(Protocol):

@@ -26,6 +26,7 @@ from pyvirt.fdt import Placed
 from pyvirt.history import Node
 from pyvirt.placement import Range
 from pyvirt.regnames import F_NAMES, X_NAMES
+from pyvirt.values import DiskRef
 
 if TYPE_CHECKING:
     from pyvirt._hart import Hart
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 Entropy = int | str | bytes
-
-
-class DiskRef(NamedTuple):
-    """Stands for a disk among the arguments of a device: its place among the snapshot's images."""
-
-    at: int
 
 
 class Part(NamedTuple):
@@ -157,8 +152,8 @@ def _state(device: Device) -> Any:
     return plain(device.state) if packed is None else packed
 
 
-def put(board: Board, disks: Sequence[Disk], content: Content) -> None:
-    """Make a board of the same parts, at rest, hold what a snapshot does.
+def put(board: Board, disks: Sequence[Disk], content: Content, *, checked: bool = True) -> None:
+    """Make a board of the same parts, at rest, hold what a snapshot does; ValueError where it is not `checked`.
 
     Whoever drives a wire comes before whoever listens, and the harts last: each finds its lines as they were.
     """
@@ -173,7 +168,10 @@ def put(board: Board, disks: Sequence[Disk], content: Content) -> None:
                     placed.device.packed = state  # type: ignore[attr-defined]
                 else:
                     placed.device.state = state
-    board.core.restore(content.core)
+    if checked:
+        board.core.restore(content.core)
+    else:
+        board.core.state = content.core
 
 
 # ---- the node ----------------------------------------------------------------------------------------------------
@@ -192,6 +190,8 @@ class Snapshot(Node):
         self._checked = checked
         self._digest: str | None = None
         self._seen: tuple[Any, ...] | None = None
+        self._file: bytes | None = None     # the id of a file that holds the same
+        self._kept: tuple[Any, ...] = ()    # sections of it that this version does not know
 
     def _fill(self, content: Content) -> None:
         self._content = content
@@ -210,7 +210,8 @@ class Snapshot(Node):
         if not self._checked:
             try:
                 with self._build(self) as vm:
-                    vm._board.core.state = content.core
+                    if vm.config != self.config:
+                        raise ValueError(f"it has {self.config}, which makes {vm.config}")
             except (ValueError, TypeError, LookupError) as error:
                 raise SnapshotError(
                     f"snapshot {self.label} holds a state that no machine can be in: {error}") from error
@@ -308,6 +309,42 @@ class Snapshot(Node):
         if not isinstance(other, Snapshot):
             raise ConfigError(f"diff: {other!r} is not allowed; allowed: a Snapshot")
         return Diff.of(self, other)
+
+    # -- files
+    def save(self, path: str | os.PathLike[str], *, parent: str | os.PathLike[str] | None = None,
+             disks: str = "inside", sign: str | os.PathLike[str] | None = None, level: int = 3,
+             within: Any = None) -> None:
+        """Write the snapshot to a file, which is there as a whole or not at all.
+
+        With `parent`, a file that another snapshot was saved to, only what differs from it is stored; the parent, and
+        those it stands on, have to stay (`within` are folders where they may lie, default: the parent's own).
+        `disks="inside"` stores all of the disks; "reference" stores what was written to them, and the name and digest
+        of the images they stand on. `sign` is the path of an Ed25519 private key, `level` zstd's.
+        """
+        from pyvirt import savefile
+
+        savefile.save(self, path, parent=parent, disks=disks, sign=sign, level=level, within=within)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str] | None = None,
+             devices: Sequence[type[Device]] = (), within: Any = None,
+             disks: Sequence[str | os.PathLike[str] | None] = (), limit: int | str = "16G") -> Snapshot:
+        """Return the snapshot in a file; pages are read, and checked, when they are first touched.
+
+        `verify_key` is the path of the Ed25519 public key that it must be signed with. `devices` are classes of your
+        own that it may use. Parents and images that it refers to have to lie in its own folder, or in one of `within`;
+        `disks` names images to be used instead, by place. `limit` bounds what its pages may come to. Raises LoadError
+        saying what is wrong with the file, or what of the machine this version can't give it.
+        """
+        from pyvirt import savefile
+
+        return savefile.load(path, build=cls._reviver(), verify_key=verify_key, devices=devices, within=within,
+                             disks=disks, limit=limit)
+
+    @staticmethod
+    def _reviver() -> Callable[[Snapshot], Machine]:
+        """Return what makes machines of snapshots that come from a file; the module of Machine puts its own here."""
+        raise SnapshotError("load: pyvirt.machine has not been imported; use pyvirt.Snapshot.load")
 
     def delete(self) -> None:
         """Take it out of the history and give back the memory that no one else uses; forks of it live on."""

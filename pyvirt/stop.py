@@ -1,4 +1,4 @@
-"""Why `run()` came back, and what it may be told to wait for: Stop, StopReason, Trap and the conditions of `until=`.
+"""Records of a run: what entered (Input), why it came back (Stop, StopReason, Trap), the conditions of `until=`.
 
 Conditions are plain values, combined with `|`; the run loop interprets them. Nothing here knows a machine.
 """
@@ -8,11 +8,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 from pyvirt.errors import ConfigError
 
 U64 = (1 << 64) - 1
+
+
+class Input(NamedTuple):
+    """What entered the machine from outside: `kind` is "console" (bytes), "clock" (ticks) or "entropy" (bytes)."""
+
+    icount: int
+    kind: str
+    data: Any
 
 
 class StopReason(StrEnum):

@@ -22,17 +22,19 @@ RANKS = [
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "blocks", "disk",
-     "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop"},
+     "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop", "aside", "values",
+     "container", "pages", "signing"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
-    {"history", "snapshot", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif", "digest"},
+    {"history", "snapshot", "savefile", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
+     "digest"},
     {"guestmem"},
     {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
      "terminal"},
     {"doctor"},
-    {"cli", "__main__"},
+    {"cli", "cli_files", "__main__"},
 ]
 
 
