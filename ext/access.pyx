@@ -121,8 +121,8 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
     if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, pa, size):
         m.leave = 1
     memcpy(frame.bytes + offset, data, size)
-    if pa < m.watch + 8 and m.watch < pa + size:
-        order_leave(m, STOP_NOTIFY)
+    if m.nwatches:
+        watch_access(m, pa, size, WATCH_STORES)
     return ST_LEAVE if m.leave else ST_OK
 
 
@@ -172,6 +172,8 @@ cdef inline void frame_load(machine_t* m, uint64_t pa, void* data, uint32_t size
         memset(data, 0, size)
     else:
         memcpy(data, frame.bytes + (pa & 4095), size)
+    if m.nwatches:
+        watch_access(m, pa, size, WATCH_LOADS)
 
 
 # ---- the slow half of loads and stores --------------------------------------------------------------------------

@@ -55,6 +55,19 @@ cdef enum stop_t:
     STOP_AT = 12            # pc is at an address that was asked for
     STOP_TRAP = 13          # a trap that was asked for has been delivered
     STOP_HYPER = 14         # a trap into HS-mode, which the host serves in place of a hypervisor
+    STOP_WATCH = 15         # memory that was asked for has been loaded or stored to
+
+
+cdef enum watch_kind_t:
+    WATCH_LOADS = 1
+    WATCH_STORES = 2
+
+
+cdef struct watch_t:
+    uint64_t pa
+    uint64_t end
+    int kinds
+    int stop                # how the run ends
 
 
 cdef enum access_t:
@@ -290,7 +303,8 @@ cdef struct machine_t:
     uint32_t nbreaks
     uint64_t break_from     # icount at which they do not count yet: where the run began
     uint64_t trap_stops[2]  # causes whose delivery ends a run, a bit each: exceptions, interrupts
-    uint64_t watch          # pa of an aligned doubleword, stores to which end a run with STOP_NOTIFY, or 1 for none
+    watch_t* watches        # memory, loads of or stores to which end a run
+    uint32_t nwatches
     fences_t* fences        # what is known of fences, or NULL: not checked
     uint32_t hyper          # bits of hyper_t: no HS-mode software runs
     trap_record_t* records  # where traps are written while someone wants them, or NULL
@@ -433,3 +447,21 @@ cdef inline void order_leave(machine_t* m, int stop) noexcept nogil:
     m.leave = 1
     if stop and (not m.stop or stop == STOP_ERROR):
         m.stop = stop   # a device that raised did not do the access, whatever it had asked for before
+
+
+cdef inline int page_watched(machine_t* m, uint64_t pa, int kinds) noexcept nogil:
+    """Say whether a page must have no TLB entry for such accesses, so that each of them is looked at."""
+    cdef uint32_t i
+    for i in range(m.nwatches):
+        if m.watches[i].kinds & kinds and pa & ~<uint64_t>4095 < m.watches[i].end and m.watches[i].pa <= pa | 4095:
+            return 1
+    return 0
+
+
+cdef inline void watch_access(machine_t* m, uint64_t pa, uint64_t size, int kinds) noexcept nogil:
+    """End the run behind an access to memory that somebody watches."""
+    cdef uint32_t i
+    for i in range(m.nwatches):
+        if m.watches[i].kinds & kinds and pa < m.watches[i].end and m.watches[i].pa < pa + size:
+            m.stop_addr = pa
+            order_leave(m, m.watches[i].stop)

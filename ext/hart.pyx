@@ -125,6 +125,7 @@ STOPS = {
     STOP_LIMIT: "limit", STOP_REQUEST: "request", STOP_IDLE: "idle", STOP_MEMORY: "memory", STOP_ERROR: "error",
     STOP_NOTIFY: "notify", STOP_SBI: "sbi", STOP_TRAP_LOOP: "trap_loop", STOP_EXIT: "exit", STOP_SLICE: "slice",
     STOP_FIRMWARE: "firmware", STOP_AT: "at", STOP_TRAP: "trap", STOP_HYPER: "hyper",
+    STOP_WATCH: "watch",
 }
 
 
@@ -182,7 +183,6 @@ cdef class Core:
         self.m.g_modes = satp_modes if g_modes is None else g_modes
         self.m.vmid_mask = ((<uint64_t>1 << vmid_bits) - 1) << 44
         self.m.core = 1 if (core or choose_core()[0]) == "switch" else 0
-        self.m.watch = 1
         self.m.chunks_max = code_limit
         self.m.clock.version = STATE_VERSION
         self.m.clock.quantum_left = quantum
@@ -239,6 +239,7 @@ cdef class Core:
             free(self.m.harts[i])
         free(self.m.harts)
         free(self.m.regions)
+        free(self.m.watches)
         free(self.m.breaks)
         free(self.m.records)
         free(self.m.fences)
@@ -474,7 +475,27 @@ cdef class Core:
 
     def watch(self, address) -> None:
         """Stop with "notify" from now on behind stores to the aligned doubleword at pa `address`; None ends it."""
-        self.m.watch = 1 if address is None else <uint64_t>address & ~<uint64_t>7
+        self._watch([] if address is None else [(address & ~7, 8, WATCH_STORES)], STOP_NOTIFY)
+
+    def stop_on_access(self, ranges) -> None:
+        """From now on stop with "watch" behind accesses to (pa, size, kinds): 1 for loads, 2 for stores, 3 for both."""
+        self._watch(ranges, STOP_WATCH)
+
+    def _watch(self, ranges, int stop) -> None:
+        """Replace what ends a run with this stop."""
+        cdef uint32_t i, n = 0
+        cdef watch_t* watches = <watch_t*>calloc(self.m.nwatches + len(ranges) + 1, sizeof(watch_t))
+        if watches == NULL:
+            raise MemoryError()
+        for i in range(self.m.nwatches):
+            if self.m.watches[i].stop != stop:
+                watches[n] = self.m.watches[i]
+                n += 1
+        for pa, size, kinds in ranges:
+            watches[n] = watch_t(pa=pa, end=pa + size, kinds=kinds, stop=stop)
+            n += 1
+        free(self.m.watches)
+        self.m.watches, self.m.nwatches = watches, n
         api.drop_all(&self.m)
 
     # -- running

@@ -417,8 +417,14 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
             m.stop_addr = w.pa
             order_leave(m, STOP_MEMORY)
             return ST_STOP
+        if m.nwatches:
+            if page_watched(m, w.pa, WATCH_LOADS):
+                return ST_OK
+            w.writable = w.writable and not page_watched(m, w.pa, WATCH_STORES)
         if w.readable and pmp_page(h, w.pa, ACC_LOAD, c.priv) == PAGE_WHOLE and note_used(h, &c, va, &w):
-            m.api.fill_data(h, va, w.pa, frame, w.writable and (w.pa ^ m.watch) & PAGE_MASK != 0)
+            m.api.fill_data(h, va, w.pa, frame, w.writable)
+        return ST_OK
+    if m.nwatches and page_watched(m, w.pa, WATCH_LOADS):
         return ST_OK
     frame = m.mem.find(m.ram, w.pa >> 12)
     if frame != NULL and note_used(h, &c, va, &w):

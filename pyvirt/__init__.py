@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyvirt.errors import SnapshotError as SnapshotError
     from pyvirt.exits import Exits as Exits
     from pyvirt.fdt import Placed as Placed
+    from pyvirt.gdb import GdbServer as GdbServer
     from pyvirt.hart import CsrValue as CsrValue
     from pyvirt.hart import Hart as Hart
     from pyvirt.history import History as History
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from pyvirt.stop import Stop as Stop
     from pyvirt.stop import StopReason as StopReason
     from pyvirt.stop import Trap as Trap
+    from pyvirt.stop import access as access
     from pyvirt.stop import at as at
     from pyvirt.stop import trap as trap
     from pyvirt.stop import when as when
@@ -75,9 +77,10 @@ _WHERE = {
     "GuestAddressError": "errors", "HostError": "errors", "LoadError": "errors", "MachineBusy": "errors",
     "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
     "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "stop", "Condition": "stop",
-    "Stop": "stop", "StopReason": "stop", "Trap": "stop", "at": "stop", "trap": "stop", "when": "stop",
+    "Stop": "stop", "StopReason": "stop", "Trap": "stop", "access": "stop",
+    "at": "stop", "trap": "stop", "when": "stop",
     "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
-    "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
+    "GdbServer": "gdb", "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
     "Diff": "snapshot", "History": "history", "Snapshot": "machine", "SnapshotError": "errors",
 }
 

@@ -129,6 +129,7 @@ def run(
     timeout: Annotated[str | None, typer.Option(metavar="S", help="Stop after so many seconds.")] = None,
     console: Annotated[str, typer.Option(metavar="stdio|none|FILE", help="Where the guest's console is.")] = "stdio",
     stats: Annotated[Path | None, typer.Option(metavar="FILE", help="Write how it ended, as JSON.")] = None,
+    gdb: Annotated[str | None, typer.Option(metavar="PORT", help="Let a debugger run it first; 0: any port.")] = None,
 ) -> None:
     """Run a guest.
 
@@ -140,6 +141,7 @@ def run(
     count = None if max_instructions is None else _integer("--max-instructions", max_instructions)
     seconds = None if timeout is None else _seconds("--timeout", timeout)
     threads = _integer("--harts", harts)
+    port = None if gdb is None else _integer("--gdb", gdb)
     if stats is not None:
         _check_stats(stats)
     saving = None if save is None else Saving.parse(save)
@@ -149,7 +151,7 @@ def run(
             vm = stack.enter_context(pyvirt.Snapshot.load(program, verify_key=verify_key, within=within or None).fork())
             vm.console.echo = _console(console, stack)
             code = _run(vm, steps, Budget(vm, instructions=count, timeout=seconds), stdio=console == "stdio",
-                        stats=stats, saving=saving)
+                        stats=stats, saving=saving, port=port)
             raise typer.Exit(code)
         for option, value in (("--verify-key", verify_key), ("--within", within)):
             if value:
@@ -165,13 +167,16 @@ def run(
         budget = Budget(vm, instructions=count, timeout=seconds)
         if saving is not None:
             check_disks(guest.disks)
-        code = _run(vm, steps, budget, stdio=console == "stdio", stats=stats, saving=saving)
+        code = _run(vm, steps, budget, stdio=console == "stdio", stats=stats, saving=saving, port=port)
     raise typer.Exit(code)
 
 
 def _run(vm: Machine, steps: Sequence[Step], budget: Budget, *, stdio: bool, stats: Path | None,
-         saving: Saving | None = None) -> int:
-    """Run a loaded machine to its outcome, tell of it, and return the exit code."""
+         saving: Saving | None = None, port: int | None = None) -> int:
+    """Run a loaded machine to its outcome, by a debugger first at `port`, tell of it, and return the exit code."""
+    if port is not None and not _debug(vm, port):
+        _say("killed by the debugger")
+        return INTERRUPTED
     began = time.perf_counter()
     try:
         outcome = _drive(vm, Script(vm, steps, budget), stdio=stdio)
@@ -184,6 +189,14 @@ def _run(vm: Machine, steps: Sequence[Step], budget: Budget, *, stdio: bool, sta
         saving.save(vm)
     _tell(vm, outcome)
     return outcome.exit_code
+
+
+def _debug(vm: Machine, port: int) -> bool:
+    """Leave the machine to a debugger until it detaches; False when it killed the machine."""
+    with Signals(), vm.gdb(port=port) as server:
+        _say(f"waits for a debugger: target remote :{server.port}")
+        server.wait()
+        return not server.killed
 
 
 def _drive(vm: Machine, script: Script, *, stdio: bool) -> Outcome:

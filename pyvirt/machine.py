@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from pyvirt.board import BOARDS, RAM_BASE, Board
 from pyvirt.boot import Boot
@@ -61,6 +61,9 @@ from pyvirt.trace import Filter, Hook, Trace
 from pyvirt.unpack import Source
 from pyvirt.walk import Walk
 from pyvirt.walker import explain
+
+if TYPE_CHECKING:
+    from pyvirt.gdb import GdbServer
 
 U64 = (1 << 64) - 1
 
@@ -413,6 +416,17 @@ class Machine:
         """The levels of the nest that the machine's state shows: L0, L1, and the guests by hgatp."""
         self._parts()
         return Levels(self, self._publishers)
+
+    def gdb(self, *, port: int = 0) -> GdbServer:
+        """Let a debugger in: listen on this host, at any free port unless one is given; `target remote :PORT` in gdb.
+
+        The debugger runs the machine while it is attached. `server.port` says where, `server.wait()` waits until it
+        has detached, `server.close()` ends it. Raises HostError when the port is taken.
+        """
+        from pyvirt.gdb import GdbServer  # sockets and XML: only those who debug wait for them
+
+        self._parts()
+        return GdbServer(self, port=port)
 
     def publish_levels(self, reader: Callable[[Level], Iterable[Guest]]) -> None:
         """Let `vm.levels` show deeper levels: `reader(level)` returns the Guests that it finds in a level's memory.

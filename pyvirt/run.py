@@ -24,7 +24,7 @@ from pyvirt.errors import ConfigError
 from pyvirt.hart import world_name
 from pyvirt.htif import Htif
 from pyvirt.sbi import Sbi
-from pyvirt.stop import INTERRUPT, U64, At, Condition, Input, OnTrap, Stop, StopReason, Trap, When
+from pyvirt.stop import INTERRUPT, U64, Access, At, Condition, Input, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
 from pyvirt.trace import Taps
 
@@ -33,6 +33,7 @@ SLICE_MIN, SLICE_MAX = 10_000, 4_000_000
 UART_LSR = 5
 TICKS_PER_SECOND = 10_000_000
 ANY_BYTE = bytes(range(256))
+KINDS = {"load": 1, "store": 2, "any": 3}   # of accesses, as the core counts them
 
 
 class Driver(Protocol):
@@ -258,6 +259,8 @@ class Runner:
             return self._idle(limit, event, wait)
         if status == "at":
             return wait.reached()
+        if status == "watch":
+            return wait.accessed(self.core.stop_addr)
         if status == "memory":
             return self.stopped(StopReason.MEMORY, address=self.core.stop_addr)
         if status == "trap_loop":
@@ -342,7 +345,15 @@ class Waiting:
         self.matchers = {Matcher(part.pattern): part for part in parts if isinstance(part, ConsoleCondition)}
         self.places = {self._address(part.where): part for part in parts if isinstance(part, At)}
         self.traps = [part for part in parts if isinstance(part, OnTrap)]
+        self.accesses = [self._in_ram(part) for part in parts if isinstance(part, Access)]
         self.tests = [part for part in parts if isinstance(part, When)]
+
+    def _in_ram(self, part: Access) -> Access:
+        ram = self.runner.core.ram
+        if not ram.base <= part.pa or part.pa + part.size > ram.base + ram.size:
+            raise ConfigError(f"access: {part.pa:#x}...{part.pa + part.size:#x} is not RAM; allowed: "
+                              f"{ram.base:#x}...{ram.base + ram.size:#x}")
+        return part
 
     def _address(self, where: int | str) -> int:
         if isinstance(where, int):
@@ -361,6 +372,8 @@ class Waiting:
             uart.regs.interesting = ANY_BYTE if None in last else bytes(sorted(b for b in last if b is not None))
         if self.places:
             core.stop_at(list(self.places))
+        if self.accesses:
+            core.stop_on_access([(part.pa, part.size, KINDS[part.kind]) for part in self.accesses])
         if self.traps:
             masks = [0, 0]
             for part in self.traps:
@@ -377,6 +390,8 @@ class Waiting:
             uart.regs.interesting = b""
         if self.places:
             core.stop_at([])
+        if self.accesses:
+            core.stop_on_access([])
         if self.traps:
             self.runner.taps.wait_for((0, 0))
 
@@ -403,6 +418,11 @@ class Waiting:
         """Return the stop of a hart that stands at an address asked for."""
         place = self.places.get(self.runner.core.hart(self.runner.core.current).pc)
         return None if place is None else self.runner.stopped(StopReason.UNTIL, condition=str(place))
+
+    def accessed(self, pa: int) -> Stop:
+        """Return the stop of an access that was asked for, which began at `pa`."""
+        part = next((part for part in self.accesses if part.pa < pa + 8 and pa < part.pa + part.size), self.accesses[0])
+        return self.runner.stopped(StopReason.UNTIL, condition=str(part), address=pa)
 
     def caught(self, traps: list[Trap]) -> Trap | None:
         """Return the first trap that was asked for."""

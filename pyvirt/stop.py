@@ -101,7 +101,7 @@ class Stop:
 
     `exit_code` and `kind` ("poweroff", "reboot", "fail", "htif") belong to EXIT; `match` is the console text that met
     `until`, `condition` says which part of it was met; `trap` belongs to TRAP_LOOP, FIRMWARE and trap conditions;
-    `address` to MEMORY.
+    `address` to MEMORY and to accesses that were waited for.
     """
 
     reason: StopReason
@@ -195,6 +195,18 @@ class At(Condition):
 
 
 @dataclass(frozen=True)
+class Access(Condition):
+    """Memory at a physical address was loaded ("load"), stored to ("store"), or either ("any")."""
+
+    pa: int
+    size: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{'access' if self.kind == 'any' else self.kind} of {self.pa:#x}...{self.pa + self.size:#x}"
+
+
+@dataclass(frozen=True)
 class OnTrap(Condition):
     """A trap of a cause (as in mcause, interrupts with bit 63) was delivered; None is any exception."""
 
@@ -230,6 +242,26 @@ def at(where: SupportsIndex | str) -> Condition:
     if address & 1:
         raise ConfigError(f"at: {address:#x} is not allowed; allowed: even addresses")
     return At(address & U64)
+
+
+ACCESS_KINDS = ("store", "load", "any")
+
+
+def access(pa: SupportsIndex, size: int = 8, kind: str = "store") -> Condition:
+    """Wait until RAM at a physical address is stored to, loaded ("load"), or either ("any"); `Stop.address` says where.
+
+    The run ends behind the instruction, also where a device did it. `hart.translate(va)` gives physical addresses.
+    """
+    if isinstance(pa, bool) or not isinstance(pa, SupportsIndex):
+        raise ConfigError(f"access: {pa!r} is not allowed; allowed: a physical address")
+    address = pa.__index__()
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1 << 20:
+        raise ConfigError(f"access: size is {size!r}; allowed: 1...{1 << 20:#x} bytes")
+    if not 0 <= address <= (1 << 56) - size:
+        raise ConfigError(f"access: {address:#x} is not allowed; allowed: 0...{(1 << 56) - size:#x}")
+    if kind not in ACCESS_KINDS:
+        raise ConfigError(f"access: kind is {kind!r}; allowed: {', '.join(map(repr, ACCESS_KINDS))}")
+    return Access(address, size, kind)
 
 
 def trap(cause: int | None = None, *, interrupt: bool = False) -> Condition:
@@ -268,4 +300,4 @@ def condition(value: object) -> Condition:
     if callable(value):
         return When(value, WHEN_EVERY)
     raise ConfigError(f"until: {value!r} is not allowed; allowed: str, a compiled regular expression of str, at(...), "
-                      "trap(...), when(...), a callable, or several joined by |")
+                      "access(...), trap(...), when(...), a callable, or several joined by |")

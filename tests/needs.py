@@ -2,7 +2,7 @@
 
 PYVIRT_REQUIRE is a comma-separated list of names. A test whose need is missing skips and says what was missing; where
 the name is listed it fails instead, so that a run which claims to have an oracle can't pass without it. Names in use:
-spike, softfloat, zig, dtc, binutils, guests, nested, opensbi, e2fsprogs, apt, index, build, source,
+spike, softfloat, zig, dtc, binutils, gdb, guests, nested, opensbi, e2fsprogs, apt, index, build, source,
 sign.
 """
 from __future__ import annotations

@@ -144,6 +144,55 @@ def test_at_stops_before_the_instruction_and_not_where_the_run_begins() -> None:
             vm.run(until=pv.at("lop"))
 
 
+ACCESSES = """
+        li      s0, 0x80001000
+        li      s1, 0x80002000
+        sd      s0, 0(s0)               # warms the page up
+        ld      a0, 0(s0)
+        sd      s0, 0x100(s0)
+        amoadd.d a1, s0, (s0)
+        sw      s0, 0xfe(s0)            # misaligned, over the border of 0x100
+        ld      a2, -4(s1)              # over the border of a page
+        lr.d    a3, (s0)
+        sc.d    a4, s0, (s0)
+        cbo.zero (s0)
+        sb      s0, 0x40(s1)
+        ecall
+"""
+
+
+@pytest.mark.parametrize("core", ["threaded", "switch"])
+@pytest.mark.parametrize(("pa", "size", "kind", "seen"), [
+    (0x80001000, 8, "store", ["sd s0,0(s0)", "amoadd.d a1,s0,(s0)", "sc.d a4,s0,(s0)", "cbo.zero (s0)"]),
+    (0x80001000, 8, "load", ["ld a0,0(s0)", "amoadd.d a1,s0,(s0)", "lr.d a3,(s0)"]),
+    (0x80001100, 1, "any", ["sd s0,256(s0)", "sw s0,254(s0)"]),
+    (0x80002000, 4, "load", ["ld a2,-4(s1)"]),
+    (0x80002041, 7, "any", []),
+    (0x80002040, 1, "store", ["sb s0,64(s1)"]),
+])
+def test_access_stops_behind_each_that_touches_the_range(core: str, pa: int, size: int, kind: str,
+                                                         seen: list[str]) -> None:
+    with machine(ACCESSES, core=core) as vm, machine(ACCESSES, core=core) as other:
+        found = []
+        stop = vm.run(until=pv.access(pa, size, kind) | pv.trap(11), instructions=100)
+        while stop.trap is None:
+            assert stop.address is not None
+            found.append(stop.pc - 4)
+            stop = vm.run(until=pv.access(pa, size, kind) | pv.trap(11), instructions=100)
+        assert [str(other.hart.disasm(at, 1)[0]).split("  ")[-1].strip() for at in found] == seen
+        other.run(until=pv.trap(11))
+        assert vm.digest() == other.digest()
+
+
+def test_access_wants_ram() -> None:
+    with machine(COUNT) as vm:
+        with pytest.raises(pv.ConfigError, match=r"0x10000000\.\.\.0x10000008 is not RAM"):
+            vm.run(until=pv.access(0x1000_0000))
+        for wrong in ({"pa": -1}, {"pa": 0, "size": 0}, {"pa": 0, "kind": "write"}, {"pa": "start"}):
+            with pytest.raises(pv.ConfigError, match=r"^access: "):
+                pv.access(**wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("core", ["threaded", "switch"])
 def test_at_changes_nothing_but_the_stop(core: str) -> None:
     with machine(COUNT, core=core) as plain, machine(COUNT, core=core) as watched:

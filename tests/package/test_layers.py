@@ -28,7 +28,7 @@ RANKS = [
     {"board"},
     {"history", "snapshot", "savefile", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
      "digest"},
-    {"guestmem"},
+    {"guestmem", "gdb"},
     {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
