@@ -302,8 +302,8 @@ def test_closing_ends_it_while_the_machine_runs(vm: pv.Machine) -> None:
 def gdb(port: int, *commands: str, timeout: float = 120) -> str:
     """Return what gdb prints."""
     program = need_program("gdb", "gdb-multiarch")
-    lines = ["set pagination off", "set confirm off", "set architecture riscv:rv64", f"target remote :{port}",
-             *commands]
+    lines = ["set pagination off", "set confirm off", "set remotetimeout 60", "set tcp connect-timeout 60",
+             "set architecture riscv:rv64", f"target remote :{port}", *commands]
     arguments = [part for line in lines for part in ("-ex", line)]
     done = subprocess.run([program, "-q", "-nx", "-batch", *arguments], capture_output=True, text=True, timeout=timeout)
     return done.stdout + done.stderr
