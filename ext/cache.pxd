@@ -217,12 +217,20 @@ cdef struct change_t:
     uint64_t icount
     uint64_t atp            # the address space it was used in, all ones for several
     uint64_t waiting        # harts that have not fenced, a bit each
-    int32_t level           # -1: the G-stage's
+    uint32_t stages         # which use it: USED_FIRST, USED_G
     uint32_t hart
+
+
+cdef enum stage_t:
+    STAGE_S = 0             # the only one, with V=0
+    STAGE_VS = 1
+    STAGE_G = 2
 
 
 cdef struct missing_t:
     change_t change
+    uint32_t use_stage      # a stage_t
+    uint32_t use_level
     uint64_t use_va
     uint64_t use_pc
     uint64_t use_icount
@@ -248,6 +256,7 @@ cdef struct hart_t:
     uint64_t value          # result of a slow load
     uint64_t icount_end     # icount at which n is 0
     uint64_t count_end      # s.count at which n is 0
+    uint64_t offered        # OFFER_*: what a hypervisor of the host's has pending for its guest and the hart can't hold
     uint64_t pending        # interrupts pending and enabled in mie when the slice began; what changes it ends the slice
     bank_t* bank_x
     bank_t* bank_d
@@ -273,6 +282,11 @@ cdef struct hart_t:
 cdef enum hyper_t:
     HYPER_HOST = 1          # a trap into HS-mode ends a run in STOP_HYPER, delivered
     HYPER_GUEST = 2         # and one into VS-mode too
+
+
+cdef enum offer_t:
+    OFFER_WAKE = 1          # ends WFI
+    OFFER_TAKE = 2          # and where VS-mode takes interrupts the run ends in STOP_HYPER
 
 
 cdef struct machine_t:
@@ -358,10 +372,11 @@ cdef struct core_api_t:
     void (*code_trim)(machine_t* m) noexcept nogil
     void (*code_free)(void* code) noexcept nogil
     # fence.pyx, while fences are checked
-    void (*fence_changed)(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span, int level,
+    void (*fence_changed)(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span, int stages,
                           uint64_t atp) noexcept nogil
     void (*fence_done)(hart_t* h, int opcode, uint64_t address, int all_addresses) noexcept nogil
-    void (*fence_used)(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int ok, uint64_t pa) noexcept nogil
+    void (*fence_used)(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int stage, int level, int ok,
+                       uint64_t pa) noexcept nogil
     fences_t* (*fences_new)() noexcept nogil
     # csr.pyx
     int (*csr_op)(hart_t* h, op_t* op, uint64_t* x, int64_t n, int how) noexcept nogil

@@ -114,6 +114,8 @@ cdef int csr_write(hart_t* h, uint32_t csr, uint64_t value) noexcept nogil:
     cdef uint64_t saved
     if r == NULL or not csr_exists(h, r):
         return 0
+    if csr >> 10 == 3:
+        return 1  # read-only, and storage behind it is somebody else's: counters, wires
     h.s.priv = PRIV_M
     h.s.virt = 0
     saved = fp_enter(h.s.frm)

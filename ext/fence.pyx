@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc
 from arch cimport *
 from cache cimport *
 from opcodes cimport *
+from ram cimport USED_FIRST, USED_G
 
 
 cdef inline int only_adds(uint64_t old, uint64_t new) noexcept nogil:
@@ -24,8 +25,8 @@ cdef inline int only_adds(uint64_t old, uint64_t new) noexcept nogil:
 
 
 cdef void fence_changed(machine_t* m, uint64_t at, uint64_t old, uint64_t new, uint64_t va, uint64_t span,
-                        int level, uint64_t atp) noexcept nogil:
-    """Remember a store to a used slot at physical address `at`; level -1 is the G-stage's, va then unknown."""
+                        int stages, uint64_t atp) noexcept nogil:
+    """Remember a store to a used slot at physical address `at`; a span of 0 says that what it covers is not known."""
     cdef fences_t* f = m.fences
     cdef hart_t* h = m.harts[m.clock.current]
     cdef change_t* c
@@ -42,8 +43,8 @@ cdef void fence_changed(machine_t* m, uint64_t at, uint64_t old, uint64_t new, u
         i = f.nchanges
         f.nchanges += 1
     c = &f.changes[i]
-    c.at, c.old, c.new, c.va, c.span, c.level = at, old, new, va, span, level
-    c.atp = atp
+    c.at, c.old, c.new, c.va, c.span = at, old, new, va, span
+    c.stages, c.atp = <uint32_t>stages, atp
     c.pc = h.access_pc
     c.icount = m.clock.icount
     c.hart = h.s.hartid
@@ -56,11 +57,11 @@ cdef void fence_done(hart_t* h, int opcode, uint64_t address, int all_addresses)
     cdef change_t* c
     cdef uint64_t bit = <uint64_t>1 << (h.s.hartid & 63)
     cdef uint32_t i = 0
-    cdef int g_stage = opcode == OP_HFENCE_GVMA or opcode == OP_HINVAL_GVMA
+    cdef uint32_t stage = USED_G if opcode == OP_HFENCE_GVMA or opcode == OP_HINVAL_GVMA else USED_FIRST
     while i < f.nchanges:
         c = &f.changes[i]
-        # A G-stage entry does not know which guest addresses it serves: any fence of its stage counts.
-        if (c.level < 0) == g_stage and (all_addresses or g_stage or address - c.va < c.span):
+        # An entry that does not know which addresses it serves, as those of the G-stage: any fence of its stage counts.
+        if c.stages & stage and (all_addresses or not c.span or address - c.va < c.span):
             c.waiting &= ~bit
             if not c.waiting:
                 f.nchanges -= 1
@@ -69,17 +70,21 @@ cdef void fence_done(hart_t* h, int opcode, uint64_t address, int all_addresses)
         i += 1
 
 
-cdef inline int serves_alike(const change_t* c, uint64_t va, int acc, int ok, uint64_t pa) noexcept nogil:
+cdef inline int serves_alike(const change_t* c, uint64_t va, int acc, int level, uint64_t pa) noexcept nogil:
     """Say whether the old entry, a leaf, would have led this access to the same place with the same permission."""
     cdef uint64_t low, bit = PTE_X if acc == ACC_FETCH else (PTE_R if acc == ACC_LOAD else PTE_W)
-    if c.level < 0 or not ok or not c.old & bit:
+    if not c.old & bit:
         return 0
-    low = c.span - 1
+    low = (<uint64_t>1 << (12 + 9 * level)) - 1
     return ((c.old & PTE_PPN_MASK) << 2 & ~low | va & low) == pa
 
 
-cdef void fence_used(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int ok, uint64_t pa) noexcept nogil:
-    """A hart walks through an entry: report it if a change of it still waits for this hart's fence."""
+cdef void fence_used(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc, int stage, int level, int ok,
+                     uint64_t pa) noexcept nogil:
+    """A hart walks through an entry: report it if a change of it still waits for this hart's fence.
+
+    `stage` is a stage_t. With `ok` the walk of the first stage ended well, at `pa` (with V=1 a guest physical address).
+    """
     cdef fences_t* f = h.m.fences
     cdef change_t* c
     cdef missing_t* r
@@ -88,7 +93,7 @@ cdef void fence_used(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc,
         c = &f.changes[i]
         if c.at != at or not c.waiting >> (h.s.hartid & 63) & 1 or (c.atp != atp and c.atp != ~<uint64_t>0):
             continue
-        if serves_alike(c, va, acc, ok, pa):
+        if ok and serves_alike(c, va, acc, level, pa):
             continue
         c.waiting &= ~(<uint64_t>1 << (h.s.hartid & 63))
         if f.nreports == FENCES_MAX:
@@ -97,6 +102,7 @@ cdef void fence_used(hart_t* h, uint64_t at, uint64_t atp, uint64_t va, int acc,
         r = &f.reports[f.nreports]
         f.nreports += 1
         r.change = c[0]
+        r.use_stage, r.use_level = <uint32_t>stage, <uint32_t>level
         r.use_va = va
         r.use_pc = h.access_pc
         r.use_icount = h.m.clock.icount

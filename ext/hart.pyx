@@ -89,6 +89,15 @@ cdef void line_set(void* opaque, uint32_t pin, int level) noexcept nogil:
         m.leave = 1
 
 
+cdef void guest_line_set(void* opaque, uint32_t pin, int level) noexcept nogil:
+    """Drive a guest external interrupt, a bit of hgeip: pin is hart * 64 + bit."""
+    cdef machine_t* m = <machine_t*>opaque
+    cdef hart_t* h = m.harts[pin >> 6]
+    cdef uint64_t bit = <uint64_t>1 << (pin & 63)
+    h.s.hgeip = h.s.hgeip | bit if level else h.s.hgeip & ~bit
+    m.leave = 1
+
+
 cdef uint64_t clock_now(void* opaque) noexcept nogil:
     cdef machine_t* m = <machine_t*>opaque
     return time_at(m, m.clock.icount)
@@ -282,6 +291,15 @@ cdef class Core:
         line.opaque, line.pin, line.set = &self.m, hart * 64 + bit, line_set
         return capsule_new(&line, sizeof(irq_line_t), "pyvirt.irq_line_t", self)
 
+    def guest_line(self, uint32_t hart, uint32_t number) -> object:
+        """Return a "pyvirt.irq_line_t" capsule that drives a guest external interrupt: a bit of a hart's hgeip."""
+        cdef irq_line_t line
+        if hart >= self.m.nharts or not 1 <= number <= self.m.geilen:
+            raise ValueError(f"no line hart={hart} number={number}; allowed: hart 0 to {self.m.nharts - 1}, numbers from "
+                             f"1 to {self.m.geilen}, the machine's hgeie")
+        line.opaque, line.pin, line.set = &self.m, hart * 64 + number, guest_line_set
+        return capsule_new(&line, sizeof(irq_line_t), "pyvirt.irq_line_t", self)
+
     def clock(self) -> object:
         """Return a "pyvirt.clock_t" capsule of the machine's time base."""
         cdef clock_t clock
@@ -433,7 +451,7 @@ cdef class Core:
     def take_missing_fences(self) -> list:
         """Return and forget the missing fences noted, one tuple each.
 
-        (entry address, old, new, va covered, bytes covered, level (-1: G-stage or used at several places), store pc,
+        (entry address, old, new, va covered, bytes covered (0: several places), stage (0 S, 1 VS, 2 G), level, store pc,
         store icount, store hart, use va, use pc, use icount, use hart)
         """
         cdef uint32_t i
@@ -442,8 +460,8 @@ cdef class Core:
         if self.m.fences != NULL:
             for i in range(self.m.fences.nreports):
                 r = &self.m.fences.reports[i]
-                found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.change.level,
-                              r.change.pc, r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount,
+                found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.use_stage,
+                              r.use_level, r.change.pc, r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount,
                               r.use_hart))
             self.m.fences.nreports = 0
         return found
@@ -817,6 +835,12 @@ cdef class Hart:
         else:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
 
+    def offer(self, *, bint wake, bint take) -> None:
+        """Say what interrupts of its guest's a hypervisor of the host's holds: `wake` ends WFI, and with `take` a run ends
+        with "hyper" where VS-mode would take an interrupt and has none of the hart's own. No part of the state.
+        """
+        self.h.offered = (OFFER_WAKE if wake else 0) | (OFFER_TAKE if take else 0)
+
     def fenced(self, *, bint guest=False) -> None:
         """Note, while fences are checked, that all addresses of every stage (`guest`: the G-stage) were fenced here."""
         if self.h.m.fences != NULL:
@@ -851,8 +875,11 @@ cdef class Hart:
         """
         cdef machine_t* m = self.h.m
         cdef uint64_t pa = 0
-        cdef int leave = m.leave, stop = m.stop
-        cdef int st = api.translate_as(self.h, va, access, 1, hlvx, &pa)
+        cdef int leave = m.leave, stop = m.stop, st
+        cdef fences_t* fences = m.fences
+        m.fences = NULL  # the guest uses nothing here
+        st = api.translate_as(self.h, va, access, 1, hlvx, &pa)
+        m.fences = fences
         if st == ST_FAULT:
             raise LookupError(self.h.fault, self.h.fault_gpa, self.h.fault_inst)
         if st != ST_OK:

@@ -16,6 +16,7 @@ from state cimport PMP_ENTRIES
 
 cdef enum:
     LEVELS_MAX = 5
+    WALK_G_MAX = LEVELS_MAX * (LEVELS_MAX + 2)  # for each table of the first stage, for one that is written, for the page
     PAGE_NEVER = 0
     PAGE_WHOLE = 1
     PAGE_PARTS = 2
@@ -42,7 +43,10 @@ cdef struct walk_t:
     uint64_t at[5]          # physical address of the entry used in each
     int levels[5]
     int g_depth             # and by all G-stage walks on the way
-    uint64_t g_at[32]
+    uint64_t g_at[WALK_G_MAX]
+    int g_levels[WALK_G_MAX]
+    int first_ok            # the first stage is on and let the access through
+    uint64_t gpa            # to here, which is physical when V=0
 
 
 # ---- physical memory protection ---------------------------------------------------------------------------------
@@ -241,6 +245,7 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         if not read_pte(h, at, &pte):
             return refuse(h, c, access_fault(acc), va)
         w.g_at[w.g_depth] = at
+        w.g_levels[w.g_depth] = level
         w.g_depth += 1
         if malformed(m, pte, h.s.menvcfg & ENVCFG_PBMTE):
             return g_refuse(h, c, acc, va, gpa, inst)
@@ -277,7 +282,7 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
     cdef machine_t* m = h.m
     cdef int levels, level, shift, ok, st
     cdef uint64_t base, pte = 0, at, gat, want, leaf = 0, gpa = va, pbmte, adue
-    w.depth = w.g_depth = 0
+    w.depth = w.g_depth = w.first_ok = 0
     w.bits = 0
     w.writable = w.readable = 1
     if c.satp >> SATP_MODE_SHIFT != SATP_BARE and c.priv != PRIV_M:
@@ -332,6 +337,8 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
                 return refuse(h, c, access_fault(acc), va)
             if st != ST_OK:
                 return st
+        w.first_ok = 1
+        w.gpa = gpa
         w.readable = permits(pte, ACC_LOAD, c.mxr, 0)
         w.writable = (pte & PTE_W) != 0 and (pte & PTE_D) != 0
     if not c.virt:
@@ -347,9 +354,9 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
 cdef void check_fences(hart_t* h, const ctx_t* c, uint64_t va, int acc, int st, walk_t* w) noexcept nogil:
     cdef int i
     for i in range(w.depth):
-        h.api.fence_used(h, w.at[i], c.satp, va, acc, st == ST_OK and not c.virt, w.pa)
+        h.api.fence_used(h, w.at[i], c.satp, va, acc, STAGE_VS if c.virt else STAGE_S, w.levels[i], w.first_ok, w.gpa)
     for i in range(w.g_depth):
-        h.api.fence_used(h, w.g_at[i], c.hgatp, va, acc, 0, 0)
+        h.api.fence_used(h, w.g_at[i], c.hgatp, va, acc, STAGE_G, w.g_levels[i], 0, 0)
     if st == ST_OK:
         note_used(h, c, va, w)  # also what is not cached here, as other machines would cache it
 
@@ -450,6 +457,8 @@ cdef int mmu_translate_as(hart_t* h, uint64_t va, int acc, int width, int hlvx, 
     c.satp = h.s.vsatp
     c.hgatp = h.s.hgatp
     st = walk(h, &c, va, acc, &w)
+    if h.m.fences != NULL:
+        check_fences(h, &c, va, acc, st, &w)
     if st != ST_OK:
         return st
     pa[0] = w.pa

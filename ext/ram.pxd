@@ -28,6 +28,11 @@ cdef enum frame_flag_t:
     FRAME_DIGEST = 8    # `digest` is that of the content
 
 
+cdef enum:
+    USED_FIRST = 1
+    USED_G = 2
+
+
 cdef struct pt_t:
     # What is known of a frame that serves as a page table (core.md, rule 8).
     uint64_t used[8]    # one bit per 8-byte slot that fed a live translation
@@ -35,6 +40,7 @@ cdef struct pt_t:
     uint8_t level       # level of its entries: 0 maps pages
     uint8_t bits        # virtual address bits of the mode (39, 48, 57)
     uint64_t atp        # the satp, vsatp or hgatp it was used under; all ones: several
+    uint8_t stages      # which use it: USED_FIRST, USED_G
     uint8_t where       # 0 never used, 1 at one place (va, level), 2 at several: drop everything
     uint32_t stores     # slow stores since the last new use: many mean it became data
 

@@ -51,7 +51,7 @@ cdef inline int runnable(hart_t* h) noexcept nogil:
     """Say whether a hart may execute now; one that waits goes on when an enabled interrupt is pending."""
     if h.s.hsm == HSM_STOPPED:
         return 0
-    if h.s.waiting and not (h.api.mip(h, h.m.clock.icount) & h.s.mie):
+    if h.s.waiting and not (h.api.mip(h, h.m.clock.icount) & h.s.mie or h.offered):
         return 0
     return 1
 
@@ -165,6 +165,8 @@ cdef void machine_run(machine_t* m) noexcept nogil:
             if m.stop:
                 break
             m.api.irq(h)
+        if m.stop:
+            break
         budget = m.limit - m.clock.icount
         if budget == 0:
             continue  # time jumped to the limit: not even an attempt to fetch is left

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from host cimport TAG_NONE
-from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, flag_clear, flag_set, frame_t, pt_t
+from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, USED_FIRST, USED_G, flag_clear, flag_set, frame_t, pt_t
 
 
 cdef enum:
@@ -343,24 +343,26 @@ cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int l
     """
     cdef pt_t* pt = frame.pt
     cdef uint64_t cover, bit = <uint64_t>1 << (slot & 63)
+    cdef uint8_t stage = USED_G if level < 0 else USED_FIRST
     if pt == NULL:
         pt = m.mem.pt_of(frame)
         if pt == NULL:
             return 0
     cover = 0 if level < 0 else ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
-    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and (
+    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and pt.stages & stage and (
             pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)) and (
             pt.atp == atp or pt.atp == ~<uint64_t>0):
         return 1
     spin_lock(&pt_lock)
     if not frame.flags & FRAME_PT:
         memset(&pt.used[0], 0, sizeof(pt.used))
-        pt.where = 0
+        pt.where = pt.stages = 0
         pt.atp = atp
         drop_frame(m, frame, DROP_W)
         flag_set(&frame.flags, FRAME_PT)
     if pt.atp != atp:
         pt.atp = ~<uint64_t>0
+    pt.stages |= stage
     if level < 0:
         pt.where = 2
     elif pt.where == 0:
@@ -402,8 +404,7 @@ cdef void fence_note(machine_t* m, frame_t* frame, uint64_t pa, const uint8_t* d
             span = <uint64_t>1 << (12 + 9 * pt.level)
             va = pt.va | slot * span
             va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
-        m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span,
-                            pt.level if pt.where == 1 else -1, pt.atp)
+        m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span, pt.stages, pt.atp)
 
 
 cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil:

@@ -187,12 +187,15 @@ cdef inline uint64_t highest(uint64_t ready) noexcept nogil:
 
 
 cdef uint64_t irq(hart_t* h) noexcept nogil:
-    """Return the interrupt to take at the machine's icount, its number + 1, or 0; sets h.pending."""
+    """Return the interrupt to take at the machine's icount, its number + 1, or 0; sets h.pending.
+
+    Where VS-mode would take what a hypervisor of the host's offers, and nothing goes before that, the run stops.
+    """
     cdef uint64_t pending = h.api.mip(h, h.m.clock.icount) & h.s.mie
     cdef uint64_t ready
     cdef uint8_t priv = h.s.priv
-    h.pending = pending
-    if not pending:
+    h.pending = pending | h.offered
+    if not h.pending:
         return 0
     ready = pending & ~h.s.mideleg
     if ready and (priv < PRIV_M or h.s.mstatus & MSTATUS_MIE):
@@ -203,6 +206,8 @@ cdef uint64_t irq(hart_t* h) noexcept nogil:
     ready = pending & h.s.mideleg & h.s.hideleg
     if ready and h.s.virt and (priv < PRIV_S or h.s.vsstatus & MSTATUS_SIE):
         return highest(ready)
+    if h.offered & OFFER_TAKE and h.s.virt and (priv < PRIV_S or h.s.vsstatus & MSTATUS_SIE):
+        order_leave(h.m, STOP_HYPER)
     return 0
 
 

@@ -22,9 +22,9 @@ def show_entry(entry: int) -> str:
 class MissingFence:
     """A translation was used although its page-table entry had changed and the hart had not fenced.
 
-    `entry` is the entry's physical address, `old` and `new` its values. `level` is that of the page table, None for an
-    entry of the G-stage or of a table that is used at several places; `va` and `size` are what it covers, then unknown
-    (0).
+    `entry` is the entry's physical address, `old` and `new` its values; `stage` is "S" (with V=0), "VS" or "G", and
+    `level` that of its page table, 0 for one that maps pages. `va` and `size` are what it covers: `size` is 0 where that
+    is not known, for the G-stage and for a table that is used at several places.
     The store was made by `store_hart` at `store_pc`, the use by `use_hart` at `use_pc` for `use_va`.
     """
 
@@ -33,7 +33,8 @@ class MissingFence:
     new: int
     va: int
     size: int
-    level: int | None
+    stage: str
+    level: int
     store_pc: int
     store_icount: int
     store_hart: int
@@ -43,8 +44,7 @@ class MissingFence:
     use_hart: int
 
     def __str__(self) -> str:
-        where = "G-stage or shared table" if self.level is None else f"level {self.level}"
-        return (f"entry {self.entry:#x} ({where}) changed from {show_entry(self.old)} to {show_entry(self.new)} by "
+        return (f"entry {self.entry:#x} ({self.stage}-stage, level {self.level}) changed from {show_entry(self.old)} to {show_entry(self.new)} by "
                 f"hart {self.store_hart} at pc {self.store_pc:#x}, icount {self.store_icount}; hart {self.use_hart} "
                 f"used it unfenced for {self.use_va:#x} at pc {self.use_pc:#x}, icount {self.use_icount}")
 
@@ -52,10 +52,10 @@ class MissingFence:
 def take(core: Core) -> list[MissingFence]:
     """Return what the core noted since the last call."""
     found = []
-    for at, old, new, va, size, level, *rest in core.take_missing_fences():
+    for at, old, new, va, size, stage, level, *rest in core.take_missing_fences():
         store_pc, store_icount, store_hart, use_va, use_pc, use_icount, use_hart = rest
         found.append(MissingFence(
-            entry=at, old=old, new=new, va=va, size=size, level=None if level < 0 else level, store_pc=store_pc,
-            store_icount=store_icount, store_hart=store_hart, use_va=use_va, use_pc=use_pc, use_icount=use_icount,
-            use_hart=use_hart))
+            entry=at, old=old, new=new, va=va, size=size, stage=("S", "VS", "G")[stage], level=level,
+            store_pc=store_pc, store_icount=store_icount, store_hart=store_hart, use_va=use_va, use_pc=use_pc,
+            use_icount=use_icount, use_hart=use_hart))
     return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from pyvirt._bus import IrqLine
 from pyvirt.csrfields import FIELDS
 from pyvirt.csrnames import CSR_NAMES, CSRS
 from pyvirt.disasm import Line, disasm
@@ -133,6 +134,8 @@ class Csrs(CsrAttributes):
             hart._core_hart.csr_write(number, bits)
         except KeyError:
             raise AttributeError(f"hart {hart.index} has no CSR {label} ({number:#x}) under ISA {hart._isa}") from None
+        if number >> 10 == 3:
+            raise ConfigError(f"{label}: is read-only; allowed: CSRs whose number is below 0xc00, such as minstret")
 
     if not TYPE_CHECKING:  # type checkers know the names, and flag others
         def __getattr__(self, name: str) -> CsrValue:
@@ -364,6 +367,17 @@ class Hart(Registers):
             return AttributeError(f"register {name!r} does not exist; did you mean hart.csr.{name}?")
         return unknown(name, "register", {**X_REGS, **F_REGS, **dict.fromkeys(self._PROPERTIES, 0)})
 
+    def guest_line(self, number: int) -> IrqLine:
+        """Return the wire of a guest external interrupt: `set(True)` raises bit `number` of hgeip, 1 to `hgeie`.
+
+        No device of the board drives one: they come from an IMSIC, which there is none of, or from whoever tests a
+        hypervisor. ConfigError where the machine was made without that number.
+        """
+        try:
+            return IrqLine(self._core.guest_line(self._index, number))
+        except (ValueError, OverflowError, TypeError) as error:
+            raise ConfigError(f"guest_line: {error}") from error
+
     def translate(self, va: int) -> int:
         """Return the physical address of a virtual one, as a load, else a store, else a fetch sees it."""
         backend = self._mem._backend
@@ -417,7 +431,7 @@ class Hart(Registers):
             raise
 
     def __dir__(self) -> list[str]:
-        return [*self._PROPERTIES, "disasm", "translate", "walk", *X_REGS, *F_REGS]
+        return [*self._PROPERTIES, "disasm", "guest_line", "translate", "walk", *X_REGS, *F_REGS]
 
     def __repr__(self) -> str:
         try:

@@ -303,8 +303,11 @@ class Hypervisor:
                 return status
             vcpu = self.vcpus[core.current]
             if vcpu.core_hart.virt:
-                # A trap into the guest that the hart delivered itself; asked for by the virtual H extension.
+                # A trap into the guest that the hart delivered itself, or an interrupt that it would take; asked for by
+                # the virtual H extension.
                 assert vcpu.nested is not None
+                if vcpu.nested.offered():
+                    continue
                 vcpu.nested.trapped()
             elif not each_trap:
                 self._serve(vcpu)
@@ -329,6 +332,8 @@ class Hypervisor:
         nested = vcpu.nested
         if nested is not None and nested.virt:
             nested.exit(cause, tval, gpa, htinst, hstatus)
+        elif nested is not None and cause == INTERRUPT | 5:
+            nested.timer()
         elif cause == ECALL_VS:
             hart = vcpu.core_hart
             ext, fid = hart.x(17) & sbi.MASK32, hart.x(16) & sbi.MASK32

@@ -39,6 +39,7 @@ SSTATUS_SIE, SSTATUS_SPIE, SSTATUS_SPP, SSTATUS_FS, SSTATUS_MXR = 1 << 1, 1 << 5
 GVA, SPV, SPVP, HU, VTVM, VTW, VTSR = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 20, 1 << 21, 1 << 22
 VSXL = 3 << 32
 STCE, ADUE = 1 << 63, 1 << 61
+SIE_STIE = 1 << 5
 VS_INTERRUPTS, H_INTERRUPTS = 0x444, 0x1444
 
 # What changes with the level that runs: first what L1 and L2 each have of their own under S-level names ...
@@ -79,6 +80,7 @@ class Nested:
         self.hs: list[int] = []                 # all of SWITCHED as L1 had it, while L2 runs
         self.hstateen = [0] * (4 if self.core.exts & EXTENSIONS["smstateen"] else 0)
         self.switched = SWITCHED + STATEEN[:len(self.hstateen)]
+        self._offering = False                  # whether the hart was asked to watch for interrupts of L2's
         self._lent: int | None = None           # L1's sstatus, while its HLV or HSV has L2's registers in the hart
         self.shadow = Shadow(self)
 
@@ -147,6 +149,7 @@ class Nested:
                 value = self._legal(number, getattr(self, name), value)
             setattr(self, name, value)
             self.watch()
+            return
         elif number in STATEEN:
             index = STATEEN.index(number)
             self.hstateen[index] = self._legal(number, self.hstateen[index], value)
@@ -159,6 +162,7 @@ class Nested:
         elif number == CSR_VSIP:
             mask = self.hideleg & 4
             self.hvip = self.hvip & ~mask | value << 1 & mask
+        self._offer()
 
     def watch(self) -> None:
         """Have the hart stop where something of the virtual H extension would change without a trap to us.
@@ -172,6 +176,40 @@ class Nested:
             if wanted != real:
                 self.hart.csr_write(CSR_HSTATUS, wanted)
         self.core.hyper_guest = any(n is not None and n.stale for n in (v.nested for v in self.hypervisor.vcpus))
+        self._offer()
+
+    def _offer(self) -> None:
+        """Have the hart watch for the interrupts of L2's that L1 sees while it runs: those that it does not delegate.
+
+        They are none of the hart's own then, which has L1's in their place; a timer that is to come due is lent the
+        hart's HS-level one.
+        """
+        if not (self.hie or self._offering):
+            return
+        hart, ready = self.hart, self.hie & self.hip
+        if self.virt:
+            self._offering = False
+            hart.offer(wake=False, take=False)
+            return
+        hart.offer(wake=bool(ready), take=bool(ready & ~self.hideleg))
+        enabled = hart.csr_read(CSR_SIE)
+        armed = self.henvcfg & STCE and self.hie >> 6 & 1 and not ready >> 6 & 1
+        if armed:
+            hart.csr_write(CSR_STIMECMP, min(self.core.time + self.vs[VSTIMECMP] - self.time, MASK64))
+        hart.csr_write(CSR_SIE, enabled | SIE_STIE if armed else enabled & ~SIE_STIE)
+        self._offering = bool(armed or ready)
+
+    def timer(self) -> None:
+        """Time has reached what `_offer` waits for."""
+        self._offer()
+
+    def offered(self) -> bool:
+        """Deliver an interrupt of L2's that L1 keeps for itself, if L1 takes one now; says whether."""
+        vcpu, due = self.vcpu, self.hie & self.hip & ~self.hideleg
+        if self.virt or not due or (vcpu.priv and not self.hart.csr_read(CSRS["vsstatus"]) & SSTATUS_SIE):
+            return False
+        self.to_l1(INTERRUPT | next(n for n in (10, 2, 6) if due >> n & 1), 0)
+        return True
 
     @property
     def stale(self) -> bool:
@@ -459,5 +497,5 @@ class Nested:
         for name in STATE_WORDS:
             setattr(self, name, state[name])
         self.virt, self.vs, self.hs = state["virt"], list(state["vs"]), list(state["hs"])
-        self.hstateen = list(state["hstateen"])
+        self.hstateen, self._offering = list(state["hstateen"]), True
         self.shadow.state = state["shadow"]

@@ -282,6 +282,8 @@ class Program:
         virtual, user = pick.random() < 0.7, pick.random() < 0.4
         for _ in range(pick.randrange(4, 12)):
             self.csr(HS_CSRS, self.lines)
+            if pick.random() < 0.2:  # what it keeps of its guest's interrupts is taken here, and nowhere before
+                self.out("csrsi sstatus, 2", "nop", "csrci sstatus, 2")
             if pick.random() < 0.15:
                 self.out(pick.choice(("ebreak", ".word 0xFFFFFFFF", "csrr t1, mstatus", "csrw hgeip, t1")))
         self.world(virtual=virtual)
@@ -332,8 +334,8 @@ class Program:
         """Drop to U-mode, where HLV and HSV work if hstatus.HU says so, and come back."""
         pick = self.random
         self.out(f"li t0, {pick.choice((0, 1 << 9, 1 << 9 | 1 << 8)):#x}", "csrw hstatus, t0", f"la s9, back{number}",
-                 f"la t0, user{number}", "csrw sepc, t0", "li t0, 0x120", "csrc sstatus, t0", "csrw hie, zero",
-                 "li t6, 0", "sret")
+                 f"la t0, user{number}", "csrw sepc, t0", "li t0, 0x120", "csrc sstatus, t0",
+                 f"li t0, {pick.choice((0, 0, 0x444, 4))}", "csrw hie, t0", "li t6, 0", "sret")
         self.lines.append(f"user{number}:")
         for _ in range(pick.randrange(1, 5)):
             self.hyper_access(virtual=virtual)

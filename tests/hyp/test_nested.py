@@ -208,3 +208,72 @@ def test_a_remote_fence_by_sbi_forgets_what_was_composed() -> None:
         assert guest.run_guest().kind == "poweroff"
         assert [trap.cause for trap in guest.reflected] == [10, 10]
         assert sum(guest.exits[cause] for cause in (20, 21, 23)) == faults
+
+
+# ---- interrupts of the guest's guest that its hypervisor keeps: taken in its own HS-mode, whatever runs there
+KEPT = """
+    la t0, trap; csrw stvec, t0; li t0, -1; csrw stimecmp, t0; csrw vstimecmp, t0; li t0, 1 << 63; csrw henvcfg, t0
+    {setup}
+    {enable}
+    {body}
+    j .
+.balign 4
+trap: csrr s0, scause; csrr s1, sepc; csrr s2, hip; csrr s3, hstatus; csrr s4, sstatus; rdtime s5
+"""
+RAISED = {
+    2: ["li t0, 4; csrw hvip, t0", "csrsi hip, 4", "li t0, 4; csrw hideleg, t0; csrsi vsip, 2; csrw hideleg, zero"],
+    6: ["li t0, 64; csrw hvip, t0", "csrw vstimecmp, zero", "rdtime t0; addi t0, t0, 20; csrw vstimecmp, t0"],
+    10: ["li t0, 1024; csrw hvip, t0"],
+}
+USER = "la t0, user; csrw sepc, t0; li t0, 0x120; csrc sstatus, t0; sret; user: nop; nop"
+
+
+@pytest.mark.parametrize("body", ["csrsi sstatus, 2; nop", "wfi; csrsi sstatus, 2; nop", USER,
+                                  "csrsi sstatus, 2; wfi; nop"], ids=["hs", "after-wfi", "user", "in-wfi"])
+@pytest.mark.parametrize("first", ["setup", "enable"])
+@pytest.mark.parametrize(("number", "raised"), [(n, way) for n, ways in RAISED.items() for way in ways])
+def test_an_interrupt_that_is_not_delegated_is_taken_by_the_hypervisor(
+    number: int, raised: str, first: str, body: str
+) -> None:
+    enable = f"li t0, {1 << number}; csrw hie, t0"
+    parts = (raised, enable) if first == "setup" else (enable, raised)
+    late = "addi" in raised
+    if late and body in (USER, "csrsi sstatus, 2; nop"):
+        body += "; 1: j 1b"
+    source = KEPT.format(setup=parts[0], enable=parts[1], body=body) + POWEROFF
+    found = []
+    with pv.Machine(ram="16M") as vm:
+        vm.load(kernel=pv.asm(source, at=RAM))
+        assert vm.run(instructions=100_000, check=False).kind == "poweroff"
+        found.append(vm.hart.registers)
+    guest = pv.Hypervisor(pv.Machine(ram="64M"), memory="16M", nested=True)
+    guest.load(pv.asm(source, at=RAM))
+    assert guest.run_guest(instructions=100_000, check=False).kind == "poweroff"
+    found.append(guest.machine.hart.registers)
+    machine, nested = ({k: v for k, v in r.items() if k in ("s0", "s1", "s2", "s3", "s4")} for r in found)
+    assert machine["s0"] == INTERRUPT | number
+    if late:  # what an instruction costs differs, so the place and the moment do
+        machine.pop("s1"), nested.pop("s1")
+    assert {k: hex(v) for k, v in nested.items()} == {k: hex(v) for k, v in machine.items()}
+
+
+def test_a_delegated_interrupt_waits_for_the_guests_guest_and_wakes_its_hypervisor() -> None:
+    source = KEPT.format(setup="li t0, 0x444; csrw hideleg, t0; csrw hvip, t0", enable="csrw hie, t0",
+                         body="csrsi sstatus, 2; wfi; li s6, 7;" + POWEROFF) + "nop"
+    guest = pv.Hypervisor(pv.Machine(ram="64M"), memory="16M", nested=True)
+    guest.load(pv.asm(source, at=RAM))
+    assert guest.run_guest(instructions=100_000).kind == "poweroff"
+    assert (guest.machine.hart.s0, guest.machine.hart.s6) == (0, 7)
+
+
+def test_a_kept_interrupt_survives_a_move_to_another_machine() -> None:
+    source = KEPT.format(setup="li t0, 1024; csrw hvip, t0; csrw hie, t0", enable="nop; nop; nop; nop",
+                         body="csrsi sstatus, 2; nop") + POWEROFF
+    for cut in range(8, 20):
+        first = pv.Hypervisor(pv.Machine(ram="64M"), memory="16M", nested=True)
+        first.load(pv.asm(source, at=RAM))
+        first.run_guest(instructions=cut)
+        second = pv.Hypervisor(pv.Machine(ram="64M"), memory="16M", nested=True)
+        copied(first, second)
+        assert second.run_guest(instructions=100_000).kind == "poweroff"
+        assert second.machine.hart.s0 == INTERRUPT | 10

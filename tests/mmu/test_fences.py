@@ -42,9 +42,9 @@ def edited(fence: str, *, new: int = pte(TWO, RW), use: str = "ld", before: str 
 def test_a_use_before_the_fence_is_reported_with_both_places() -> None:
     bare = edited("nop")
     [report] = bare.core.take_missing_fences()
-    at, old, new, va, span, level, store_pc, _, store_hart, use_va, use_pc, _, use_hart = report
+    at, old, new, va, span, stage, level, store_pc, _, store_hart, use_va, use_pc, _, use_hart = report
     assert (at, old, new) == (bare.x("s1"), pte(ONE, RW), pte(TWO, RW))
-    assert (va, span, level) == (VA, 4096, 0)
+    assert (va, span, stage, level) == (VA, 4096, 0, 0)
     assert (store_pc, use_pc, use_va) == (bare.symbols["store"], bare.symbols["use"], VA)
     assert (store_hart, use_hart) == (0, 0)
     assert bare.core.take_missing_fences() == []
@@ -72,7 +72,7 @@ def test_a_use_that_the_old_entry_would_have_served_alike_is_none() -> None:
     lost_write = pte(ONE, RW & ~4)
     assert edited("nop", new=lost_write).core.take_missing_fences() == []
     [report] = edited("nop", new=lost_write, use="sd").core.take_missing_fences()
-    assert report[9] == VA
+    assert report[10] == VA
 
 
 def test_an_invalid_entry_is_reported_though_the_use_faults() -> None:
@@ -106,7 +106,8 @@ def test_a_machine_shows_what_is_missing() -> None:
         vm.hart.s0, vm.hart.s1, vm.hart.s2 = VA, leaf, pte(TWO, RW)
         vm.run(instructions=100)
         [missing] = vm.missing_fences
-        assert (missing.level, missing.va, missing.use_pc) == (0, VA, symbols["use"])
+        assert (missing.stage, missing.level, missing.va, missing.use_pc) == ("S", 0, VA, symbols["use"])
+        assert "(S-stage, level 0)" in str(missing)
         assert "unfenced for 0x40000000" in str(missing)
         assert vm.missing_fences == [missing]
 
