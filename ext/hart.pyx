@@ -295,8 +295,8 @@ cdef class Core:
         """Return a "pyvirt.irq_line_t" capsule that drives a guest external interrupt: a bit of a hart's hgeip."""
         cdef irq_line_t line
         if hart >= self.m.nharts or not 1 <= number <= self.m.geilen:
-            raise ValueError(f"no line hart={hart} number={number}; allowed: hart 0 to {self.m.nharts - 1}, numbers from "
-                             f"1 to {self.m.geilen}, the machine's hgeie")
+            raise ValueError(f"no line hart={hart} number={number}; allowed: hart 0 to {self.m.nharts - 1}, "
+                             f"numbers from 1 to {self.m.geilen}, the machine's hgeie")
         line.opaque, line.pin, line.set = &self.m, hart * 64 + number, guest_line_set
         return capsule_new(&line, sizeof(irq_line_t), "pyvirt.irq_line_t", self)
 
@@ -451,8 +451,8 @@ cdef class Core:
     def take_missing_fences(self) -> list:
         """Return and forget the missing fences noted, one tuple each.
 
-        (entry address, old, new, va covered, bytes covered (0: several places), stage (0 S, 1 VS, 2 G), level, store pc,
-        store icount, store hart, use va, use pc, use icount, use hart)
+        (entry address, old, new, va covered, bytes covered (0: several places), stage (0 S, 1 VS, 2 G), level,
+        store pc, store icount, store hart, use va, use pc, use icount, use hart)
         """
         cdef uint32_t i
         cdef missing_t* r
@@ -461,8 +461,8 @@ cdef class Core:
             for i in range(self.m.fences.nreports):
                 r = &self.m.fences.reports[i]
                 found.append((r.change.at, r.change.old, r.change.new, r.change.va, r.change.span, r.use_stage,
-                              r.use_level, r.change.pc, r.change.icount, r.change.hart, r.use_va, r.use_pc, r.use_icount,
-                              r.use_hart))
+                              r.use_level, r.change.pc, r.change.icount, r.change.hart, r.use_va, r.use_pc,
+                              r.use_icount, r.use_hart))
             self.m.fences.nreports = 0
         return found
 
@@ -836,8 +836,8 @@ cdef class Hart:
             self.h.s.mip_sw &= ~(<uint64_t>1 << IRQ_SSI)
 
     def offer(self, *, bint wake, bint take) -> None:
-        """Say what interrupts of its guest's a hypervisor of the host's holds: `wake` ends WFI, and with `take` a run ends
-        with "hyper" where VS-mode would take an interrupt and has none of the hart's own. No part of the state.
+        """Say what interrupts of its guest's a hypervisor of the host's holds: `wake` ends WFI, and with `take` a run
+        ends with "hyper" where VS-mode would take an interrupt and has none of the hart's own. No part of the state.
         """
         self.h.offered = (OFFER_WAKE if wake else 0) | (OFFER_TAKE if take else 0)
 

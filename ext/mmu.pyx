@@ -16,7 +16,7 @@ from state cimport PMP_ENTRIES
 
 cdef enum:
     LEVELS_MAX = 5
-    WALK_G_MAX = LEVELS_MAX * (LEVELS_MAX + 2)  # for each table of the first stage, for one that is written, for the page
+    WALK_G_MAX = LEVELS_MAX * (LEVELS_MAX + 2)  # for each table of the first stage, one of them written, and the page
     PAGE_NEVER = 0
     PAGE_WHOLE = 1
     PAGE_PARTS = 2

@@ -23,8 +23,8 @@ class MissingFence:
     """A translation was used although its page-table entry had changed and the hart had not fenced.
 
     `entry` is the entry's physical address, `old` and `new` its values; `stage` is "S" (with V=0), "VS" or "G", and
-    `level` that of its page table, 0 for one that maps pages. `va` and `size` are what it covers: `size` is 0 where that
-    is not known, for the G-stage and for a table that is used at several places.
+    `level` that of its page table, 0 for one that maps pages. `va` and `size` are what it covers: `size` is 0 where
+    that is not known, for the G-stage and for a table that is used at several places.
     The store was made by `store_hart` at `store_pc`, the use by `use_hart` at `use_pc` for `use_va`.
     """
 
@@ -44,7 +44,8 @@ class MissingFence:
     use_hart: int
 
     def __str__(self) -> str:
-        return (f"entry {self.entry:#x} ({self.stage}-stage, level {self.level}) changed from {show_entry(self.old)} to {show_entry(self.new)} by "
+        change = f"changed from {show_entry(self.old)} to {show_entry(self.new)}"
+        return (f"entry {self.entry:#x} ({self.stage}-stage, level {self.level}) {change} by "
                 f"hart {self.store_hart} at pc {self.store_pc:#x}, icount {self.store_icount}; hart {self.use_hart} "
                 f"used it unfenced for {self.use_va:#x} at pc {self.use_pc:#x}, icount {self.use_icount}")
 

@@ -86,7 +86,7 @@ def test_what_the_old_entry_would_have_done_alike_is_none() -> None:
 
 
 def test_a_table_used_at_two_places_is_fenced_as_a_table_of_its_stage() -> None:
-    """One page table, reached from two entries above: the fence of the first stage is enough, with or without an address."""
+    """One page table, reached from two entries above: a fence of the first stage is enough, also for one address."""
     for fence, missing in (("nop", 1), ("sfence.vma", 0), ("sfence.vma s0", 0), ("hfence.gvma", 1)):
         bare = Bare(f"ld t0, 0(s0)\n ld t0, 0(s3)\n sd s2, 0(s1)\n {fence}\n ld t1, 0(s0)\n wfi", exts=H)
         bare.open_pmp()

@@ -1,4 +1,7 @@
-"""A walk of five levels over five, whose last table gets an A bit, notes 35 entries of the G-stage: there was room for 32."""
+"""A walk of five levels over five, whose last table gets an A bit, notes 35 entries of the G-stage.
+
+There was room for 32.
+"""
 from __future__ import annotations
 
 import pytest
