@@ -155,6 +155,7 @@ cdef int py_mmio_read(void* opaque, uint64_t offset, int width, uint64_t* value)
     cdef PyMmio self = <PyMmio>opaque
     if py_mmio_check(self, offset, width) != BUS_OK:
         return BUS_FAULT
+    self.touched = True
     try:
         found = self.device.read(offset, width)
         if not isinstance(found, int):
@@ -172,6 +173,7 @@ cdef int py_mmio_write(void* opaque, uint64_t offset, int width, uint64_t value)
     cdef PyMmio self = <PyMmio>opaque
     if py_mmio_check(self, offset, width) != BUS_OK:
         return BUS_FAULT
+    self.touched = True
     try:
         self.device.write(offset, width, cut(value, width))
         return BUS_OK
@@ -189,12 +191,14 @@ cdef class PyMmio:
     `widths` and `size` (bytes) bound what reaches the object; they default to the object's own `widths` and to the
     size of its only region, else to every width and no bound. Anything else is an access fault in the guest, and so
     is a `BusFault` raised by the object. Any other exception is kept, unchanged, in `pending`; the access answers
-    BUS_ERROR and whoever runs the machine raises what `take()` returns.
+    BUS_ERROR and whoever runs the machine raises what `take()` returns. `touched` turns True when an access reaches
+    the object: until then it holds what it held when that was set to False.
     """
     cdef readonly object device
     cdef readonly int widths
     cdef readonly uint64_t size
     cdef public object pending
+    cdef public bint touched
 
     def __init__(self, device, *, size=None, widths=None):
         regions = getattr(device, "regions", ())
@@ -209,6 +213,7 @@ cdef class PyMmio:
         self.widths = sum(set(widths))
         self.size = 0xffffffffffffffffULL if size is None else size
         self.pending = None
+        self.touched = True
 
     def take(self):
         """Return the exception a guest access left here, and forget it; None if there is none."""

@@ -350,6 +350,7 @@ cdef struct core_api_t:
                    uint64_t atp) noexcept nogil
     void (*pt_stored)(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil
     void (*replaced)(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
+    void (*left)(void* machine, frame_t** pairs, uint64_t n) noexcept nogil
     cache_t* (*cache_new)() noexcept nogil
     void (*cache_free)(cache_t* cache) noexcept nogil
     # access.pyx

@@ -179,6 +179,7 @@ cdef class Core:
         self.m.ram.listener = &self.m
         self.m.ram.replaced = api.replaced
         self.m.ram.evict = api.drop_writes
+        self.m.ram.left = api.left
         self.m.ratio = ratio
         self.m.quantum = quantum
         self.m.builtin_sbi = builtin_sbi
@@ -242,6 +243,7 @@ cdef class Core:
             self.m.ram.listener = NULL
             self.m.ram.replaced = NULL
             self.m.ram.evict = NULL
+            self.m.ram.left = NULL
         for i in range(self.m.nharts):
             if self.m.harts[i].cache != NULL:
                 api.cache_free(self.m.harts[i].cache)

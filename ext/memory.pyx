@@ -102,6 +102,13 @@ cdef struct list_t:     # page numbers, growing
     size_t len
     size_t cap
 
+cdef struct leaving_t:  # what goes when a tree gives way to another: pairs as ram_t.left takes them
+    frame_t** pairs
+    size_t len
+    size_t cap
+    bint lost           # there was no memory to note one
+    frame_t* first[256]
+
 # The pool is the process's; pool_lock guards what is in this group.
 cdef slab_t* roomy = NULL
 cdef uint64_t live_slabs = 0
@@ -536,24 +543,41 @@ cdef bint tree_diff(list_t* found, node_t* a, uint32_t high, node_t* b, uint32_t
     return True
 
 
-cdef uint64_t node_own(node_t* node) noexcept nogil:
-    """Count the frames below a node that go when it goes: those on whose way every count is 1."""
+cdef uint64_t node_own(node_t* node, uint32_t refs) noexcept nogil:
+    """Count the frames below a node that go when it goes: its count is `refs`, and 1 every count on the way to them."""
     cdef uint64_t found = 0
     cdef int i
-    if node == NULL or count_load(&node.refs) != 1:
+    if node == NULL or count_load(&node.refs) != refs:
         return 0
     for i in range(NODE_FANOUT):
         if node.child[i] == NULL:
             continue
         if node.level:
-            found += node_own(<node_t*> node.child[i])
+            found += node_own(<node_t*> node.child[i], 1)
         elif frame_alone(<frame_t*> node.child[i]):
             found += 1
     return found
 
 
-cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, uint64_t index) noexcept nogil:
-    """Go from the pages below one node to those below another (either may be absent): tell the listener, and count."""
+cdef void leaving_add(leaving_t* leaving, frame_t* old, frame_t* new) noexcept nogil:
+    cdef frame_t** grown
+    if leaving.len + 2 > leaving.cap:
+        grown = <frame_t**> realloc(NULL if leaving.pairs == leaving.first else leaving.pairs,
+                                    2 * leaving.cap * sizeof(frame_t*))
+        if grown == NULL:
+            leaving.lost = True
+            return
+        if leaving.pairs == leaving.first:
+            memcpy(grown, leaving.first, leaving.len * sizeof(frame_t*))
+        leaving.pairs = grown
+        leaving.cap *= 2
+    leaving.pairs[leaving.len] = old
+    leaving.pairs[leaving.len + 1] = new
+    leaving.len += 2
+
+
+cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, leaving_t* leaving) noexcept nogil:
+    """Go from the pages below one node to those below another (either may be absent): note the frames, and count."""
     cdef uint32_t i
     cdef void* x
     cdef void* y
@@ -563,12 +587,10 @@ cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, uint6
         if x == y:
             continue
         if level:
-            node_leave(ram, <node_t*> x, <node_t*> y, level - 1, index + (<uint64_t> i << (level * NODE_BITS)))
+            node_leave(ram, <node_t*> x, <node_t*> y, level - 1, leaving)
             continue
-        if ram.replaced != NULL:
-            # Not a copy: nothing that was derived from the old content holds of the new one.
-            ram.replaced(ram.listener, index + i + (ram.base >> PAGE_BITS), <frame_t*> x, NULL)
         if x != NULL:
+            leaving_add(leaving, <frame_t*> x, <frame_t*> y)
             ram.resident -= 1
             ram.owned -= (<frame_t*> x).owner == ram.id
         if y != NULL:
@@ -576,17 +598,28 @@ cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, uint6
             ram.owned += (<frame_t*> y).owner == ram.id
 
 
-cdef void tree_restore(ram_t* ram, ram_t* to) noexcept nogil:
-    """Take another tree's content; frames that both hold keep what is cached of them."""
+cdef void tree_restore(ram_t* ram, node_t* root, uint64_t resident, bint count) noexcept nogil:
+    """Take another tree's content; frames that both hold keep what is cached of them.
+
+    Without `count` the caller knows how many of the frames are owned.
+    """
     cdef node_t* old = ram.root
-    if old != to.root:
-        if old == NULL and ram.stamp == ram.id:     # nothing was ever allocated here: all that comes is others'
-            ram.resident = to.resident
+    cdef leaving_t leaving
+    if old != root:
+        leaving.pairs = leaving.first
+        leaving.len, leaving.cap, leaving.lost = 0, 256, False
+        if old == NULL and (not count or ram.stamp == ram.id):
+            # Nothing goes, and if nothing was ever allocated here all that comes is others'.
+            ram.resident = resident
         else:
-            node_leave(ram, old, to.root, ram.levels - 1, 0)
-        if to.root != NULL:
-            count_inc(&to.root.refs)
-        ram.root = to.root
+            node_leave(ram, old, root, ram.levels - 1, &leaving)
+        if ram.left != NULL and leaving.len:
+            ram.left(ram.listener, NULL if leaving.lost else leaving.pairs, leaving.len // 2)
+        if leaving.pairs != leaving.first:
+            free(leaving.pairs)
+        if root != NULL:
+            count_inc(&root.refs)
+        ram.root = root
         node_unref(old)
     ram_drain(ram)
     ram.stamp = counter_add(&last_stamp, 1)
@@ -800,6 +833,7 @@ cdef class _Tree:
 
     cdef ram_t ram
     cdef bint closed
+    cdef object __weakref__     # here, since a class that adds nothing else would not clear its weak references
 
     def __dealloc__(self):
         with nogil:
@@ -879,8 +913,14 @@ cdef class _Tree:
 cdef class Root(_Tree):
     """One moment of a RAM, which never changes: one more reference to its tree. Made by `Ram.share()`."""
 
+    cdef uint32_t lent      # RAMs that hold it only as long as somebody else does
+
     def __init__(self):
         raise TypeError("a Root is made by Ram.share()")
+
+    def lend(self, int more):
+        """Note that so many more (or less) RAMs hold this tree for nobody, waiting to be another machine's."""
+        self.lent += more
 
     def diff(self, Root other not None):
         """Return the sorted physical page numbers whose content differs; shared subtrees are not visited.
@@ -911,7 +951,7 @@ cdef class Root(_Tree):
     @property
     def own(self):
         """Frames that come back when this root goes; the rest of `resident` is shared with RAMs and other roots."""
-        return node_own(self.ram.root)
+        return node_own(self.ram.root, 1 + self.lent)
 
     def verify(self):
         """Return the physical page numbers whose bytes are not those of the digest taken of them before.
@@ -985,13 +1025,42 @@ cdef class Ram(_Tree):
 
         Raises ValueError when the root is of a RAM of another address or size. No core may be running on it.
         """
+        self.check_like(root)
+        with nogil:
+            tree_restore(&self.ram, root.ram.root, root.ram.resident, True)
+
+    cdef int check_like(self, Root root) except -1:
         self.check(self.ram.base, 0)
         root.check(root.ram.base, 0)
         if root.ram.base != self.ram.base or root.ram.size != self.ram.size:
             raise ValueError(f"RAM of {self.ram.size:#x} bytes at {self.ram.base:#x} can't take the content of one of "
                              f"{root.ram.size:#x} at {root.ram.base:#x}")
-        with nogil:
-            tree_restore(&self.ram, &root.ram)
+        return 0
+
+    def hold(self, Root root, *, tenant=0, owned=0, limit=0):
+        """Become the RAM of another machine, which is `tenant` (0: a new one) and allocated `owned` frames of the root.
+
+        Returns the tenant's number. With None for a root all pages are absent.
+        """
+        cdef uint64_t ident = tenant
+        self.check(self.ram.base, 0)
+        if root is None:
+            with nogil:
+                tree_restore(&self.ram, NULL, 0, False)
+        else:
+            self.check_like(root)
+            with nogil:
+                tree_restore(&self.ram, root.ram.root, root.ram.resident, False)
+        self.ram.id = ident if ident else counter_add(&last_stamp, 1)
+        self.ram.owned = owned
+        self.ram.limit = limit
+        self.ram.fail_after = -1
+        return self.ram.id
+
+    @property
+    def tenant(self):
+        """The number under which it allocates frames."""
+        return self.ram.id
 
     @property
     def owned(self):

@@ -88,6 +88,9 @@ cdef struct ram_t:
     uint32_t limbo_cap
     # Asked to evict every write-TLB entry before a digest is taken or the tree is shared; NULL: there are none.
     void (*evict)(void* listener) noexcept nogil
+    # Told when another tree takes the place of this one: `pairs` are `n` times a frame that goes and the one that comes
+    # in its place, or NULL. All of these are still there. NULL: nobody caches anything.
+    void (*left)(void* listener, frame_t** pairs, uint64_t n) noexcept nogil
     uint64_t id         # frames it allocates carry this as `owner`
     uint64_t resident   # frames in its tree
 

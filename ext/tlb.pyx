@@ -7,7 +7,7 @@ nothing. What it knows of a frame it keeps in the frame: flags, the slots that f
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from arch cimport *
@@ -407,12 +407,26 @@ cdef void fence_note(machine_t* m, frame_t* frame, uint64_t pa, const uint8_t* d
         m.api.fence_changed(m, (pa & PAGE_MASK) + slot * 8, old, new, va, span, pt.stages, pt.atp)
 
 
+cdef void slot_drop(machine_t* m, pt_t* pt, uint32_t slot, uint64_t pte) noexcept nogil:
+    """Drop what was derived from one used slot, which held `pte`, of a table used at one place."""
+    cdef int shift = 12 + 9 * pt.level
+    cdef uint64_t va = pt.va | <uint64_t>slot << shift
+    # Sign-extend: entries are tagged with the address as the guest wrote it.
+    va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
+    if pt.level == 0 and not pte & PTE_N:
+        drop_page(m, va, (pte & PTE_X) != 0)
+    elif pt.level == 0:
+        drop_range(m, va & ~<uint64_t>0xFFFF, 16, pt.bits)
+    else:
+        drop_range(m, va, shift, pt.bits)
+
+
 cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil:
     """Drop what was derived from the slots that a store of `data` at pa touches; called before the bytes change."""
     cdef pt_t* pt = frame.pt
     cdef uint32_t slot, offset = pa & 4095
-    cdef int i, shift
-    cdef uint64_t bit, va, pte, live = 0
+    cdef int i
+    cdef uint64_t bit, pte, live = 0
     if m.fences != NULL:
         fence_note(m, frame, pa, <const uint8_t*>data, size)
     pt.stores += 1
@@ -437,17 +451,111 @@ cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data,
             drop_all(m)
             pt_forget(frame)
             return
-        shift = 12 + 9 * pt.level
-        va = pt.va | <uint64_t>slot << shift
-        # Sign-extend: entries are tagged with the address as the guest wrote it.
-        va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
-        if pt.level == 0 and not pte & PTE_N:
-            drop_page(m, va, (pte & PTE_X) != 0)
-        elif pt.level == 0:
-            drop_range(m, va & ~<uint64_t>0xFFFF, 16, pt.bits)
-        else:
-            drop_range(m, va, shift, pt.bits)
+        slot_drop(m, pt, slot, pte)
         pt.used[slot >> 6] &= ~bit
+
+
+# ---- another tree takes the place of this one ----------------------------------------------------------------------
+cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
+    """Keep what was derived from slots of a page table that are the same in the frame that takes its place.
+
+    That is noted in the new frame, as if it had been walked. Returns 0 when everything must go instead.
+    """
+    cdef pt_t* pt = old.pt
+    cdef const uint64_t* was = <const uint64_t*>old.bytes
+    cdef const uint64_t* is_ = <const uint64_t*>(m.mem.zeros if new == NULL else new.bytes)
+    cdef uint32_t slot
+    cdef int level, word
+    cdef uint64_t va, bits
+    if not pt.where:
+        return 1
+    for word in range(8):
+        bits = pt.used[word]
+        slot = 64 * word
+        while bits:
+            if bits & 1:
+                if was[slot] != is_[slot]:
+                    if pt.where != 1:
+                        return 0
+                    slot_drop(m, pt, slot, was[slot])
+                else:
+                    level = pt.level if pt.where == 1 else -1
+                    va = pt.va | <uint64_t>slot << (12 + 9 * pt.level) if pt.where == 1 else 0
+                    if new == NULL or not pt_used(m, new, slot, va, level, pt.bits, pt.atp):
+                        return 0
+            bits >>= 1
+            slot += 1
+    return 1
+
+
+cdef inline uint32_t host_slot(uint64_t host, uint32_t mask) noexcept nogil:
+    return <uint32_t>((host >> 12) * <uint64_t>0x9E3779B97F4A7C15ULL >> 32) & mask
+
+
+cdef inline int host_among(const uint64_t* table, uint32_t mask, uint64_t host) noexcept nogil:
+    cdef uint32_t at = host_slot(host, mask)
+    while table[at]:
+        if table[at] == host:
+            return 1
+        at = (at + 1) & mask
+    return 0
+
+
+cdef void bank_drop_hosts(bank_t* bank, const uint64_t* table, uint32_t mask, int code) noexcept nogil:
+    """Drop the entries of a bank that lead to frames whose bytes are in a hash table; `code`: jumps as well."""
+    cdef int k
+    for k in range(TLB_SIZE):
+        if bank.r[k].tag != TAG_NONE and host_among(table, mask, bank.r[k].tag + <uint64_t>bank.r[k].addend):
+            bank.r[k].tag = TAG_NONE
+        if bank.w[k].tag != TAG_NONE and host_among(table, mask, bank.w[k].tag + <uint64_t>bank.w[k].addend):
+            bank.w[k].tag = TAG_NONE
+    for k in range(FETCH_SIZE):
+        if bank.x[k].tag != 1 and host_among(table, mask, <uint64_t>bank.x[k].frame.bytes):
+            bank.x[k].tag = 1
+    if code:
+        for k in range(JUMP_SIZE):
+            if bank.jump[k].pc != 1 and host_among(
+                    table, mask, <uint64_t>chunk_of(bank.jump[k].op).code.frame.bytes):
+                bank.jump[k].pc = 1
+
+
+cdef void frames_left(void* machine, frame_t** pairs, uint64_t n) noexcept nogil:
+    """Called by the tree when frames give way to others, at once: drop exactly what leads to them. See ram.pxd.
+
+    Other content comes in their place, so what was derived from page tables among them goes where an entry differs.
+    """
+    cdef machine_t* m = <machine_t*>machine
+    cdef uint64_t local[256]
+    cdef uint64_t* table = &local[0]
+    cdef uint32_t size = 256, at, i
+    cdef uint64_t k
+    cdef int b, code = 0
+    while size < 2 * n:
+        size *= 2
+    if pairs != NULL and size > 256:
+        table = <uint64_t*>malloc(size * sizeof(uint64_t))
+    if pairs == NULL or table == NULL:
+        drop_all(m)
+        return
+    memset(table, 0, size * sizeof(uint64_t))
+    for k in range(n):
+        at = host_slot(<uint64_t>pairs[2 * k].bytes, size - 1)
+        while table[at]:
+            at = (at + 1) & (size - 1)
+        table[at] = <uint64_t>pairs[2 * k].bytes
+        code |= pairs[2 * k].code != NULL
+    for i in range(m.nharts):
+        for b in range(BANKS):
+            if m.harts[i].cache.bank[b] == NULL:
+                break
+            bank_drop_hosts(m.harts[i].cache.bank[b], table, size - 1, code)
+    if table != &local[0]:
+        free(table)
+    for k in range(n):
+        if pairs[2 * k].flags & FRAME_PT and pairs[2 * k].pt != NULL and not pt_left(m, pairs[2 * k],
+                                                                                     pairs[2 * k + 1]):
+            drop_all(m)
+            return
 
 
 # ---- filling ----------------------------------------------------------------------------------------------------
@@ -502,6 +610,7 @@ cdef void fill_api(core_api_t* api) noexcept nogil:
     api.pt_used = pt_used
     api.pt_stored = pt_stored
     api.replaced = frame_replaced
+    api.left = frames_left
     api.cache_new = cache_new
     api.cache_free = cache_free
 

@@ -19,8 +19,8 @@ from pyvirt.sbi import Sbi
 from pyvirt.unpack import Source, open_source, source_name
 
 if TYPE_CHECKING:
-    from pyvirt.machine import Machine
     from pyvirt.run import Runner
+    from pyvirt.tenant import Tenant
 
 KERNEL_OFFSET = 0x20_0000   # of a kernel without an address of its own: behind room for firmware
 BELOW = 1 << 32             # where firmware and kernels with 32-bit habits find device tree and initrd
@@ -31,8 +31,8 @@ BUILTIN = "builtin"
 class Boot:
     """One load into one machine that has not run."""
 
-    def __init__(self, machine: Machine, board: Board) -> None:
-        self.machine, self.board, self.core = machine, board, board.core
+    def __init__(self, tenant: Tenant, board: Board, runner: Runner) -> None:
+        self.tenant, self.board, self.core, self.runner = tenant, board, board.core, runner
 
     def load(self, *, program: Source | None, kernel: Source | None, initrd: Source | None, cmdline: str,
              firmware: Source, dtb: Source | None, at: int | None) -> None:
@@ -50,7 +50,7 @@ class Boot:
         if self.board.config.board == "bare" and program is None:
             raise ConfigError("load: board 'bare' has no devices and no firmware; allowed: load(program), or "
                               "board='virt-1'")
-        placement, symbols = self.board.placement, dict(self.machine._symbols)
+        placement, symbols = self.board.placement, dict(self.tenant.symbols)
         before = placement.ranges
         try:
             if program is not None:
@@ -63,7 +63,7 @@ class Boot:
                 if taken not in before:
                     placement.release(taken)
                     self.board.ram.zero(taken.start, taken.end - taken.start)
-            self.machine._symbols = symbols
+            self.tenant.symbols = symbols
             raise
 
     # -- a program in M-mode
@@ -72,7 +72,7 @@ class Boot:
         tree = 0
         if self.board.config.board != "bare" or dtb is not None:
             tree = self._tree("", None, dtb)
-        self.machine._fw_kind = "none"
+        self.tenant.firmware = "none"
         self._host_interface()
         for index in range(self.core.harts):
             hart = self.core.hart(index)
@@ -81,7 +81,7 @@ class Boot:
             hart.set_x(11, tree)
 
     def _host_interface(self) -> None:
-        symbols, runner = self.machine._symbols, self.machine._runner
+        symbols, runner = self.tenant.symbols, self.runner
         if "tohost" not in symbols:
             return
         runner.htif = self.htif(runner, symbols["tohost"], symbols.get("fromhost"))
@@ -141,14 +141,14 @@ class Boot:
             placement.reserve(f"the device tree as {firmware.name} moves it", moved, size)
 
     def _start_builtin(self, kernel: Loaded, tree: int) -> None:
-        machine, runner = self.machine, self.machine._runner
-        machine._fw_kind = BUILTIN
+        runner = self.runner
+        self.tenant.firmware = BUILTIN
         self.core.builtin_sbi = True
         runner.sbi = self.sbi(runner)
         runner.sbi.start(entry=kernel.entry, dtb=tree)
 
     def _start_rom(self, firmware: Loaded, kernel: Loaded | None, tree: int) -> None:
-        self.machine._fw_kind = "image"
+        self.tenant.firmware = "image"
         assert self.board.rom is not None
         self.board.rom.fill(reset_code(entry=firmware.entry, dtb=tree, next_addr=0 if kernel is None else kernel.entry))
         for index in range(self.core.harts):
@@ -162,8 +162,8 @@ class Boot:
         if at is None and default is not None and loader.identify(source) == "flat":
             at = default
         loaded = loader.load_program(source, write=self.core.mem_write, placement=self.board.placement, at=at)
-        self.machine._symbols.update(loaded.symbols)
-        self.machine._symbols.update(getattr(source, "symbols", {}))
+        self.tenant.symbols.update(loaded.symbols)
+        self.tenant.symbols.update(getattr(source, "symbols", {}))
         return loaded
 
     def _tree(self, cmdline: str, initrd: tuple[int, int] | None, dtb: Source | None) -> int:

@@ -114,12 +114,15 @@ def _width(pattern: re.Pattern[str]) -> int:
 
 
 class ConsoleState(NamedTuple):
-    """A console at one moment."""
+    """A console at one moment: what was printed, and of it what waits for its end and what was not matched yet."""
 
     transcript: bytes = b""
     cleaner: tuple[Any, ...] = ((b"", 0), "", "")
     window: str = ""
     searched: int = 0
+
+
+NOTHING = ConsoleState()
 
 
 class Console:
@@ -129,12 +132,13 @@ class Console:
     stdout, or to the file object given; `log=path` writes all of it to a file.
     """
 
+    # What is held is `_kept`, or the four after it when that is None: forks that print nothing share one state.
+    __slots__ = ("__weakref__", "_cleaner", "_kept", "_log", "_searched", "_send", "_transcript", "_window", "dropped",
+                 "echo", "log_path")
+
     def __init__(self, *, echo: Any = False, log: str | os.PathLike[str] | None = None,
-                 send: Callable[[bytes], None] | None = None) -> None:
-        self._transcript = bytearray()
-        self._cleaner = Cleaner()
-        self._window = ""
-        self._searched = 0
+                 send: Callable[[bytes], None] | None = None, state: ConsoleState = NOTHING) -> None:
+        self._kept: ConsoleState | None = state
         self._send = send
         self.dropped = 0
         self.echo = echo
@@ -162,35 +166,47 @@ class Console:
     @property
     def raw(self) -> bytes:
         """The transcript's bytes, escape sequences and all."""
-        return bytes(self._transcript)
+        return bytes(self._transcript) if self._kept is None else self._kept.transcript
 
     @property
     def text(self) -> str:
         """The transcript as text, without escape sequences."""
-        return clean(bytes(self._transcript))
+        return clean(self.raw)
 
     @property
     def unmatched(self) -> str:
         """The text after the last match."""
-        return self._window
+        return self._window if self._kept is None else self._kept.window
 
     def tail(self, lines: int = 10) -> str:
         """Return the last lines of the transcript."""
-        return "\n".join(clean(bytes(self._transcript[-(lines * 400):])).rstrip("\n").split("\n")[-lines:])
+        held = self._transcript if self._kept is None else self._kept.transcript
+        return "\n".join(clean(bytes(held[-(lines * 400):])).rstrip("\n").split("\n")[-lines:])
 
     @property
     def state(self) -> ConsoleState:
         """What was printed and what of it was matched, for snapshots; assigning goes back to it."""
-        return ConsoleState(bytes(self._transcript), self._cleaner.state, self._window, self._searched)
+        if self._kept is None:
+            self._kept = ConsoleState(bytes(self._transcript), self._cleaner.state, self._window, self._searched)
+            del self._transcript, self._cleaner, self._window, self._searched
+        return self._kept
 
     @state.setter
     def state(self, state: ConsoleState) -> None:
-        self._transcript = bytearray(state.transcript)
-        self._cleaner.state = state.cleaner
-        self._window, self._searched = state.window, state.searched
+        self._kept = state
+
+    def _open(self) -> None:
+        """Make what is held something that can change."""
+        if self._kept is not None:
+            state, self._kept = self._kept, None
+            self._transcript = bytearray(state.transcript)
+            self._cleaner = Cleaner()
+            self._cleaner.state = state.cleaner
+            self._window, self._searched = state.window, state.searched
 
     def clear(self) -> None:
         """Forget the transcript and what has not been matched."""
+        self._open()
         self._transcript.clear()
         self._window, self._searched = "", 0
 
@@ -199,6 +215,7 @@ class Console:
         """Take what the guest sent."""
         if not data:
             return
+        self._open()
         self._transcript += data
         if len(self._transcript) > TRANSCRIPT + (TRANSCRIPT >> 3):
             del self._transcript[:len(self._transcript) - TRANSCRIPT]
@@ -227,10 +244,14 @@ class Console:
 
     def restart(self) -> None:
         """Have the next match look at everything after the previous match again, for a new pattern."""
-        self._searched = 0
+        if self._kept is None:
+            self._searched = 0
+        elif self._kept.searched:
+            self._kept = self._kept._replace(searched=0)
 
     def match(self, matchers: Iterable[Matcher]) -> tuple[Matcher, str] | None:
         """Return the pattern that is met first, with its text, and move behind it."""
+        self._open()
         best: tuple[int, int, Matcher] | None = None
         for matcher in matchers:
             span = matcher.search(self._window, self._searched)
@@ -257,4 +278,5 @@ class Console:
 
     def __repr__(self) -> str:
         lines = self.tail(1)
-        return f"<Console {len(self._transcript)} bytes, last line {lines[-60:]!r}>"
+        size = len(self._transcript if self._kept is None else self._kept.transcript)
+        return f"<Console {size} bytes, last line {lines[-60:]!r}>"

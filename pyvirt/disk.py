@@ -84,6 +84,7 @@ class DiskImage:
         made.path, made.size, made.mode = self.path, self.size, "overlay"
         made.read_only, made.overlay_limit = self.read_only, self.overlay_limit
         made._image = self
+        made._parked = False
         return made
 
     def diff(self, other: DiskImage) -> list[int]:
@@ -154,6 +155,7 @@ class Disk:
         self._base: BaseFile | None = None
         self._overlay = Blocks(0)
         self._image: DiskImage | None = None
+        self._parked = False
         self.path = Path(path)
         if mode not in ("overlay", "direct"):
             raise ConfigError(f"disk {path}: mode is {mode!r}, expected 'overlay' or 'direct'")
@@ -242,14 +244,28 @@ class Disk:
                 read_only=self.read_only, overlay_limit=self.overlay_limit)
         return self._image
 
+    def park(self) -> None:
+        """Hold neither file nor blocks until `restore` brings an image; for a disk in overlay mode."""
+        self._fd, self._base, self._image, self._parked = -1, None, None, True
+        self._overlay = Blocks(self._overlay.count)
+
+    def takes(self, image: DiskImage) -> bool:
+        """Whether an image is of this disk: of the same file, size and options."""
+        return (image.path is self.path or image.path == self.path) and (
+            image.size, image.read_only, image.overlay_limit, "overlay") == (
+            self.size, self.read_only, self.overlay_limit, self.mode)
+
     def restore(self, image: DiskImage) -> None:
         """Take the content of an image of this disk, in constant time. Raises ConfigError for another disk's."""
-        self._check_open()
+        if self._image is image:
+            return
+        if not self._parked:
+            self._check_open()
         if self.mode != "overlay" or image.size != self.size or image.path != self.path:
             raise ConfigError(f"disk {self.path} (mode {self.mode!r}, {self.size} bytes) can't take the content of "
                               f"{image!r}; expected an image of the same disk in overlay mode")
         self._base, self._fd = image._base, image._base.fd
-        self._overlay, self._image = image._blocks.copy(), image
+        self._overlay, self._image, self._parked = image._blocks.copy(), image, False
 
     @property
     def base_digests(self) -> dict[int, bytes]:
@@ -365,6 +381,7 @@ class Disk:
 
     def close(self) -> None:
         """Release the file and the lock. What an overlay holds is lost."""
+        self._parked = False
         if self._fd >= 0:
             self._fd = -1
             if self.mode == "direct" and self._base is not None:

@@ -55,6 +55,10 @@ class Rom(Device):
         raise BusFault(f"rom: offset {offset:#x} is read-only")
 
     @property
+    def bare(self) -> bool:
+        return True
+
+    @property
     def packed(self) -> bytes:
         """The content, for forks within one process."""
         return self.content

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvirt._bus import IrqLine
 from pyvirt.csrfields import FIELDS
@@ -49,6 +49,29 @@ def unknown(name: str, what: str, known: Mapping[str, Any]) -> AttributeError:
     close = get_close_matches(name, known, 1)
     return AttributeError(f"{what} {name!r} does not exist" + (f"; did you mean {close[0]!r}?" if close else
                           f"; allowed: {', '.join(list(known)[:8])} ..."))
+
+
+class Parts(Protocol):
+    """The compiled parts of a machine, while they are in use."""
+
+    @property
+    def core(self) -> Core: ...
+
+    @property
+    def harts(self) -> tuple[CoreHart, ...]: ...
+
+
+class Use(Protocol):
+    """A machine that can be looked at: inside `with use as parts:` its parts stay what they are.
+
+    Raises ClosedError or MachineBusy, as `check` does, when it may not be looked at now.
+    """
+
+    def __enter__(self) -> Parts: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def check(self) -> None: ...
 
 
 class CsrValue(int):
@@ -119,7 +142,8 @@ class Csrs(CsrAttributes):
         number = self._number(name)
         hart = self._hart
         try:
-            value = hart._core_hart.csr_read(number)
+            with hart._use as parts:
+                value = parts.harts[hart._index].csr_read(number)
         except KeyError:
             raise AttributeError(f"hart {hart.index} has no CSR {CSR_NAMES.get(number, '')} ({number:#x}) under ISA "
                                  f"{hart._isa}") from None
@@ -131,7 +155,8 @@ class Csrs(CsrAttributes):
         label = CSR_NAMES.get(number, f"csr {number:#x}")
         bits = register_value(value, label)
         try:
-            hart._core_hart.csr_write(number, bits)
+            with hart._use as parts:
+                parts.harts[hart._index].csr_write(number, bits)
         except KeyError:
             raise AttributeError(f"hart {hart.index} has no CSR {label} ({number:#x}) under ISA {hart._isa}") from None
         if number >> 10 == 3:
@@ -163,10 +188,10 @@ class Csrs(CsrAttributes):
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the CSRs that this hart has."""
-        for name, number in CSRS.items():
+        for name in CSRS:
             try:
-                self._hart._core_hart.csr_read(number)
-            except KeyError:
+                self[name]
+            except AttributeError:
                 continue
             yield name
 
@@ -197,31 +222,31 @@ class _Virtual:
     def translate(self, va: int, accesses: tuple[int, ...]) -> int:
         cause = 0
         hart = self.hart
-        core = hart._core
         for access in accesses:
             try:
-                pa = hart._core_hart.translate(va, access)
+                with hart._use as parts:
+                    ram = parts.core.ram
+                    pa = parts.harts[hart._index].translate(va, access)
             except LookupError as error:
                 cause = cause or int(error.args[0])
                 continue
-            ram = core.ram
             if not ram.base <= pa < ram.base + ram.size:
                 raise GuestAddressError(f"va {va:#x} is pa {pa:#x}, which is not RAM {ram.base:#x}..."
                                         f"{ram.base + ram.size:#x}; device registers are read by vm.bus.read()")
             return int(pa)
-        satp = CsrValue(hart._core_hart.csr_read(CSRS["satp"]), "satp")
+        satp = hart.csr["satp"]
         raise GuestAddressError(f"va {va:#x} is not mapped for hart {hart.index} in {hart.world}-mode: "
                                 f"{cause_name(cause)} (satp {satp!r})")
 
     def read(self, va: int, n: int, /) -> bytes:
         # What may only be executed can be looked at too.
-        return b"".join(self.hart._core.mem_read(pa, size) for pa, _, size in self._pieces(va, n, (LOAD, FETCH)))
+        return b"".join(self.hart.physical(pa, size) for pa, _, size in self._pieces(va, n, (LOAD, FETCH)))
 
     def write(self, va: int, data: bytes, /) -> None:
         # A debugger's store: pages that the guest may only read or execute can be written.
         pieces = list(self._pieces(va, len(data), (STORE, LOAD, FETCH)))
         for pa, done, size in pieces:
-            self.hart._core.mem_write(pa, data[done:done + size])
+            self.hart.store(pa, data[done:done + size])
 
 
 class Listing(list[Line]):
@@ -239,10 +264,8 @@ class Hart(Registers):
     Registers take -2^63 ... 2^64-1 and read unsigned; f registers are their 64 bits. Between instructions only.
     """
 
-    _the_core: Core
-    _view: CoreHart
+    _use: Use
     _index: int
-    _check: Callable[[], None]
     _isa: str
     _symbols: Callable[[], Mapping[str, int]]
     _walker: Callable[..., Walk]
@@ -251,24 +274,12 @@ class Hart(Registers):
     _PROPERTIES = ("pc", "world", "waiting", "index", "csr", "mem", "count", "state", "registers",
                    "isa")
 
-    def __init__(self, core: Core, index: int, *, check: Callable[[], None], isa: str,
-                 symbols: Callable[[], Mapping[str, int]], walk: Callable[..., Walk]) -> None:
+    def __init__(self, use: Use, index: int, *, isa: str, symbols: Callable[[], Mapping[str, int]],
+                 walk: Callable[..., Walk]) -> None:
         d = self.__dict__
-        d["_the_core"], d["_index"], d["_check"], d["_isa"], d["_symbols"] = core, index, check, isa, symbols
-        d["_walker"] = walk
-        d["_view"] = core.hart(index)
+        d["_use"], d["_index"], d["_isa"], d["_symbols"], d["_walker"] = use, index, isa, symbols, walk
         d["_csr"] = Csrs(self)
         d["_mem"] = Memory(_Virtual(self))
-
-    @property
-    def _core(self) -> Core:
-        self._check()
-        return self._the_core
-
-    @property
-    def _core_hart(self) -> CoreHart:
-        self._check()
-        return self._view
 
     @property
     def index(self) -> int:
@@ -278,20 +289,23 @@ class Hart(Registers):
     @property
     def pc(self) -> int:
         """Virtual address of the next instruction."""
-        return self._core_hart.pc
+        with self._use as parts:
+            return parts.harts[self._index].pc
 
     @pc.setter
     def pc(self, value: int) -> None:
         bits = register_value(value, "pc")
         if bits & 1:
             raise ConfigError(f"pc: {bits:#x} is not allowed; allowed: even addresses")
-        self._core_hart.pc = bits
+        with self._use as parts:
+            parts.harts[self._index].pc = bits
 
     @property
     def world(self) -> str:
         """Privilege and virtualization mode: "M", "HS", "U", "VS" or "VU"; "S", not "HS", where the ISA has no H."""
-        view = self._core_hart
-        return world_name(view.priv, view.virt, hyp=self._hyp)
+        with self._use as parts:
+            view = parts.harts[self._index]
+            return world_name(view.priv, view.virt, hyp=self._hyp)
 
     @world.setter
     def world(self, value: str) -> None:
@@ -299,8 +313,9 @@ class Hart(Registers):
             {"M": (3, 0), "S": (1, 0), "U": (0, 0)}
         if value not in allowed:
             raise ConfigError(f"world: {value!r} is not allowed; allowed: {', '.join(map(repr, allowed))}")
-        view = self._core_hart
-        view.priv, view.virt = allowed[value]
+        with self._use as parts:
+            view = parts.harts[self._index]
+            view.priv, view.virt = allowed[value]
 
     @property
     def isa(self) -> str:
@@ -314,17 +329,26 @@ class Hart(Registers):
     @property
     def waiting(self) -> bool:
         """True in WFI."""
-        return self._core_hart.waiting
+        with self._use as parts:
+            return parts.harts[self._index].waiting
 
     @property
     def state(self) -> str:
         """Whether the built-in firmware has the hart "started", "stopped" or "suspended"."""
-        return {0: "started", 1: "stopped", 4: "suspended"}[self._core_hart.hsm]
+        with self._use as parts:
+            return {0: "started", 1: "stopped", 4: "suspended"}[parts.harts[self._index].hsm]
 
     @property
     def count(self) -> int:
         """Instructions this hart attempted."""
-        return self._core_hart.count
+        with self._use as parts:
+            return parts.harts[self._index].count
+
+    @property
+    def _icount(self) -> int:
+        """The machine's position in time."""
+        with self._use as parts:
+            return parts.core.icount
 
     @property
     def csr(self) -> Csrs:
@@ -339,24 +363,31 @@ class Hart(Registers):
     @property
     def registers(self) -> dict[str, int]:
         """The integer registers by ABI name, and pc."""
-        view = self._core_hart
-        return {**{name: view.x(number) for name, number in zip(X_NAMES, range(32), strict=True)}, "pc": view.pc}
+        with self._use as parts:
+            view = parts.harts[self._index]
+            return {**{name: view.x(number) for name, number in zip(X_NAMES, range(32), strict=True)}, "pc": view.pc}
 
     if not TYPE_CHECKING:  # type checkers know the names, and flag others
         def __getattr__(self, name: str) -> int:
             if name.startswith("_"):
                 raise AttributeError(name)
             if name in X_REGS:
-                return self._core_hart.x(X_REGS[name])
+                with self._use as parts:
+                    return parts.harts[self._index].x(X_REGS[name])
             if name in F_REGS:
-                return self._core_hart.f(F_REGS[name])
+                with self._use as parts:
+                    return parts.harts[self._index].f(F_REGS[name])
             raise self._unknown(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in X_REGS:
-            self._core_hart.set_x(X_REGS[name], register_value(value, name))
+            bits = register_value(value, name)
+            with self._use as parts:
+                parts.harts[self._index].set_x(X_REGS[name], bits)
         elif name in F_REGS:
-            self._core_hart.set_f(F_REGS[name], register_value(value, name))
+            bits = register_value(value, name)
+            with self._use as parts:
+                parts.harts[self._index].set_f(F_REGS[name], bits)
         elif name in self._PROPERTIES:
             object.__setattr__(self, name, value)
         else:
@@ -394,12 +425,19 @@ class Hart(Registers):
 
     def in_ram(self, pa: int, n: int) -> bool:
         """Say whether n bytes at a physical address are RAM."""
-        ram = self._core.ram
+        with self._use as parts:
+            ram = parts.core.ram
         return ram.base <= pa and pa + n <= ram.base + ram.size
 
     def physical(self, pa: int, n: int) -> bytes:
         """Return n bytes of RAM at a physical address."""
-        return self._core.mem_read(pa, n)
+        with self._use as parts:
+            return parts.core.mem_read(pa, n)
+
+    def store(self, pa: int, data: bytes) -> None:
+        """Store bytes in RAM at a physical address, as DMA does."""
+        with self._use as parts:
+            parts.core.mem_write(pa, data)
 
     def disasm(self, address: int | None = None, count: int = 8) -> Listing:
         """Return `count` instructions from a virtual address on, by default from pc."""
@@ -422,10 +460,10 @@ class Hart(Registers):
         try:
             return self.mem.read(va, size)
         except GuestAddressError:
-            view, core = self._core_hart, self._core
             try:
-                pa = view.translate(va, FETCH)
-                return b"".join(core.bus_read(pa + at, 2).to_bytes(2, "little") for at in range(0, size & ~1, 2))
+                with self._use as parts:
+                    pa, read = parts.harts[self._index].translate(va, FETCH), parts.core.bus_read
+                    return b"".join(read(pa + at, 2).to_bytes(2, "little") for at in range(0, size & ~1, 2))
             except (LookupError, IndexError):
                 pass
             raise
@@ -435,7 +473,7 @@ class Hart(Registers):
 
     def __repr__(self) -> str:
         try:
-            self._check()
+            self._use.check()
         except (ClosedError, MachineBusy) as error:
             state = "closed" if isinstance(error, ClosedError) else "running"
             return f"<Hart {self._index} of a machine that is {state}>"

@@ -193,8 +193,8 @@ class Hypervisor:
         if at is None and loader.identify(kernel) == "flat":
             at = RAM_BASE + KERNEL_OFFSET
         loaded = loader.load_program(kernel, write=write, placement=places, at=at)
-        self.machine._symbols.update(loaded.symbols)
-        self.machine._symbols.update(getattr(kernel, "symbols", {}))
+        self.machine._tenant.symbols.update(loaded.symbols)
+        self.machine._tenant.symbols.update(getattr(kernel, "symbols", {}))
         span = None
         if initrd is not None:
             taken = loader.load_initrd(initrd, write=write, placement=places, above=loaded.end, below=BELOW)
@@ -282,7 +282,7 @@ class Hypervisor:
                 vcpu.nested = Nested(self, vcpu)
         core.builtin_sbi = True
         core.hyper = True
-        machine._fw_kind = "hypervisor"
+        machine._tenant.firmware = "hypervisor"
         machine._runner.hypervisor = self
 
     # -- running
@@ -317,14 +317,14 @@ class Hypervisor:
         return "notify"
 
     def _serve(self, vcpu: Vcpu) -> None:
-        machine = self.machine
-        machine._in_hook = True
+        tenant = self.machine._tenant
+        tenant.in_hook = True
         try:
             self._dispatch(vcpu)
             vcpu._resume()
         finally:
             vcpu._exited = False
-            machine._in_hook = False
+            tenant.in_hook = False
 
     def _dispatch(self, vcpu: Vcpu) -> None:
         cause, tval, gpa, htinst, hstatus = vcpu._exit()

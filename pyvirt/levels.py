@@ -98,7 +98,7 @@ class _ByGpa:
     def write(self, address: int, data: bytes, /) -> None:
         for pa, done, size in list(self._pieces(address, len(data))):
             if self._below is None:
-                self._hart._core.mem_write(pa, data[done:done + size])
+                self._hart.store(pa, data[done:done + size])
             else:
                 self._below.write(pa, data[done:done + size])
 
@@ -203,7 +203,7 @@ class Levels(Sequence[Level]):
 
     def __init__(self, machine: Any, publishers: Sequence[Callable[[Level], Iterable[Guest]]]) -> None:
         self._machine = machine
-        hypervisor = machine._runner.hypervisor
+        hypervisor = machine._hypervisor
         ground = Level(machine, 0, repr(machine).strip("<>"), mem=machine.mem)
         first = Level(machine, 1, "on the machine", mem=machine.mem, vcpus=[
             Vcpu(hart.index, "running", dict(hart.registers), _csrs(hart, S_CSRS)) if hart.world not in GUEST_WORLDS

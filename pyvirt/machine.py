@@ -1,20 +1,23 @@
 """Machine: parts in, wired by the board; programs loaded; run, stepped, typed to and looked at.
 
-A facade that delegates: the board owns the parts, run.py the loop, hart.py and memory.py the views. What is decided
-here is who may touch a machine when, and how a machine comes up.
+A facade that delegates: the tenant owns what the machine is and who may touch it when, the board the parts, run.py the
+loop, hart.py, memory.py and bus.py the views. What is decided here is what users may ask for, and what they get.
 """
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
+from pyvirt._hart import choose_core
 from pyvirt.board import BOARDS, RAM_BASE, Board
 from pyvirt.boot import Boot
+from pyvirt.bus import Bus, Physical
 from pyvirt.config import (
     HARTS_MAX,
     RAM_MAX,
@@ -32,31 +35,22 @@ from pyvirt.console import Console
 from pyvirt.devices.base import Device
 from pyvirt.digest import machine_digest
 from pyvirt.disk import Disk
-from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, LoadError, MachineBusy, NotReached, SnapshotError
+from pyvirt.errors import ConfigError, LoadError, NotReached
 from pyvirt.exits import Exits
 from pyvirt.fdt import Placed
 from pyvirt.fences import MissingFence
 from pyvirt.fences import take as take_fences
+from pyvirt.firmware import ROM_BASE, ROM_SIZE
 from pyvirt.hart import Hart
 from pyvirt.history import History
 from pyvirt.levels import Guest, Level, Levels
 from pyvirt.memory import Memory
 from pyvirt.placement import Range
-from pyvirt.run import Runner
-from pyvirt.snapshot import (
-    Content,
-    Entropy,
-    Outside,
-    Part,
-    Recipe,
-    Snapshot,
-    check_alike,
-    check_disks,
-    entropy_bytes,
-    put,
-    take,
-)
+from pyvirt.run import Driver, Runner
+from pyvirt.shell import Shell
+from pyvirt.snapshot import Entropy, Part, Recipe, Snapshot, check_alike, check_disks, entropy_bytes
 from pyvirt.stop import Condition, Input, Stop, StopReason, Trap, condition
+from pyvirt.tenant import Tenant, Typist, frames, limit_of
 from pyvirt.trace import Filter, Hook, Trace
 from pyvirt.unpack import Source
 from pyvirt.walk import Walk
@@ -66,74 +60,6 @@ if TYPE_CHECKING:
     from pyvirt.gdb import GdbServer
 
 U64 = (1 << 64) - 1
-
-
-class Bus:
-    """The machine's bus: device registers, whose reading and writing have effects.
-
-    `vm.bus.read(address, width)`, `vm.bus.write(address, width, value)`; `vm.bus.map` lists what is where.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-
-    def read(self, address: int, width: int) -> int:
-        """Read a device register of 1, 2, 4 or 8 bytes. GuestAddressError where a guest would take a fault."""
-        core = self._machine._parts().core
-        try:
-            return core.bus_read(self._address(address), self._width(width))
-        except IndexError:
-            raise self._nothing(address, width) from None
-
-    def write(self, address: int, width: int, value: int) -> None:
-        """Write a device register of 1, 2, 4 or 8 bytes. GuestAddressError where a guest would take a fault."""
-        core = self._machine._parts().core
-        top = 1 << 8 * self._width(width)
-        if isinstance(value, bool) or not isinstance(value, int) or not -(top >> 1) <= value < top:
-            raise ConfigError(f"bus.write: value is {value!r}; allowed: {-(top >> 1):#x}...{top - 1:#x}")
-        try:
-            core.bus_write(self._address(address), width, value % top)
-        except IndexError:
-            raise self._nothing(address, width) from None
-
-    @property
-    def map(self) -> list[tuple[int, int, str]]:
-        """Base, size and name of every region, by address."""
-        return self._machine._parts().map
-
-    @staticmethod
-    def _width(width: int) -> int:
-        if width not in (1, 2, 4, 8):
-            raise ConfigError(f"bus: width is {width!r}; allowed: 1, 2, 4, 8")
-        return width
-
-    @staticmethod
-    def _address(address: int) -> int:
-        return integer(address, name="bus: address", low=0, high=U64)
-
-    def _nothing(self, address: int, width: int) -> GuestAddressError:
-        regions = ", ".join(f"{name} {base:#x}...{base + size:#x}" for base, size, name in self.map)
-        return GuestAddressError(f"bus: no device register of width {width} at {address:#x}; mapped: {regions}")
-
-    def __repr__(self) -> str:
-        return f"<Bus of {self._machine!r}>"
-
-
-class _Physical:
-    """The backend of `vm.mem`: RAM as DMA sees it, and the reset ROM."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-
-    def read(self, address: int, n: int, /) -> bytes:
-        board = self._machine._parts()
-        if board.rom is not None and address < RAM_BASE:
-            at = address - board.placed[0].bases[0]
-            return board.rom.content[at:at + n]
-        return board.core.mem_read(address, n)
-
-    def write(self, address: int, data: bytes, /) -> None:
-        self._machine._parts().core.mem_write(address, data)
 
 
 class Machine:
@@ -167,14 +93,6 @@ class Machine:
                  htinst: str = "zero", vmid_bits: int = VMID_BITS_MAX, hgeie: int = 0,
                  g_modes: Sequence[str] | None = None, fences: str = "off", echo: Any = False,
                  log: str | os.PathLike[str] | None = None) -> None:
-        self._closed = False
-        self._lock = threading.Lock()
-        self._runner_thread: int | None = None
-        self._in_hook = False
-        self._at_boundary = False
-        self._awaited = False       # a fork whose moment has not come
-        self._history: History[Snapshot] = History()
-        self._own_disks: list[Disk] = []
         choice(board, name="board", allowed=BOARDS)
         choice(clock, name="clock", allowed=("virtual", "host"))
         choice(core, name="core", allowed=(None, "threaded", "switch"))
@@ -187,33 +105,45 @@ class Machine:
                 resolved, htinst=htinst, vmid_bits=vmid_bits, hgeie=hgeie, g_modes=g_modes))
         limit = None if memory_limit is None else parse_size(memory_limit, name="memory_limit", low=4096, high=1 << 60)
         self._firmware = firmware
-        self._fw_kind = "none"
-        self._symbols: dict[str, int] = {}
         self._devices_check(devices)
-        self.console = Console(echo=echo, log=log, send=self._typed)
+        own: list[Disk] = []
+        console = Console(echo=echo, log=log)
         try:
-            opened = [self._open_disk(disk) for disk in self._sequence(disks, "disks")]
-            self._disks = list(opened)
-            parts = tuple(Part.of(device, self._disks) for device in devices)
-            self._recipe = Recipe(self._config, len(opened), parts, {"core": core, "fences": fences})
-            self._board = Board(self._config, disks=opened, devices=devices, memory_limit=limit, core=core,
-                                on_exit=lambda kind, code: self._runner.on_exit(kind, code))
-            self._board.core.check_fences = fences == "check"
-            self._missing_fences: list[MissingFence] = []
-            self._runner = Runner(self._board, self.console)
-            self._exits = Exits(self._runner.taps)
-            self._publishers: list[Callable[[Level], Iterable[Guest]]] = []
+            wired = [self._open_disk(disk, own) for disk in self._sequence(disks, "disks")]
+            every = list(wired)
+            parts = tuple(Part.of(device, every) for device in devices)
+            recipe = Recipe(self._config, len(wired), parts, {"core": core, "fences": fences, "memory_limit": limit})
+            tenant = Tenant(recipe, limit=limit, console=console)
+            shell = Shell(recipe, disks=every, devices=devices, own=own, memory_limit=limit)
         except BaseException:
-            self._release()
+            for disk in own:
+                disk.close()
+            console.close()
             raise
-        regions = [(RAM_BASE, self._config.ram, "ram", True)]
-        if self._board.rom is not None:
-            regions.append((self._board.placed[0].bases[0], self._board.rom.regions[0].size, "rom", False))
-        self._mem = Memory(_Physical(self), regions)
-        self._harts = tuple(Hart(self._board.core, index, check=self._check, isa=self._config.isa,
-                                 symbols=lambda: self._symbols, walk=self._walk) for index in range(self._config.harts))
-        for index in range(self._config.harts):
-            self._board.core.hart(index).pc = RAM_BASE if self._board.rom is None else self._board.placed[0].bases[0]
+        console._send = Typist(tenant.ref)
+        shell.runner.console = console
+        # What is the user's own object stays this machine's.
+        tenant.pinned = bool(parts) or len(own) < len(wired) or fences == "check"
+        tenant.settle(shell)
+        self._set_up(tenant, None)
+        for hart in shell.harts:
+            hart.pc = RAM_BASE if shell.board.rom is None else ROM_BASE
+
+    def _set_up(self, tenant: Tenant, origin: Snapshot | None) -> None:
+        """Be the face of a tenant; the history begins at `origin`."""
+        self._tenant, self._origin = tenant, origin
+        self._config = tenant.recipe.config
+        self._the_history: History[Snapshot] | None = None
+        self._the_harts: tuple[Hart, ...] | None = None
+        self._the_exits: Exits | None = None
+        self._publishers: list[Callable[[Level], Iterable[Guest]]] = []
+
+    @classmethod
+    def _of(cls, tenant: Tenant, origin: Snapshot | None) -> Machine:
+        self = cls.__new__(cls)
+        self._firmware = "builtin"
+        self._set_up(tenant, origin)
+        return self
 
     @staticmethod
     def _sequence(value: Any, name: str) -> list[Any]:
@@ -228,70 +158,57 @@ class Machine:
                 raise ConfigError(f"devices: {device!r} is not allowed; allowed: a Device or "
                                   "Placed(device, bases, irqs)")
 
-    def _open_disk(self, disk: Any) -> Disk:
+    @staticmethod
+    def _open_disk(disk: Any, own: list[Disk]) -> Disk:
         if isinstance(disk, Disk):
             return disk
         if not isinstance(disk, (str, os.PathLike)):
             raise ConfigError(f"disks: {disk!r} is not allowed; allowed: a path or a Disk")
         opened = Disk(disk)
-        self._own_disks.append(opened)
+        own.append(opened)
         return opened
 
     @property
     def missing_fences(self) -> list[MissingFence]:
         """What a machine with fences="check" has noted, oldest first; at most 256 between two looks, 10,000 in all."""
-        self._missing_fences += take_fences(self._parts().core)
-        del self._missing_fences[10_000:]
-        return list(self._missing_fences)
+        tenant = self._tenant
+        with tenant as shell:
+            tenant.missing_fences += take_fences(shell.core)
+        del tenant.missing_fences[10_000:]
+        return list(tenant.missing_fences)
 
     # -- who may touch it, and when
-    def _check(self) -> None:
-        if self._closed:
-            raise ClosedError("this machine is closed; make a new one")
-        if self._awaited:
-            raise MachineBusy("this fork is made at its parent's next instruction boundary, when the callback that "
-                              "asked for it is over")
-        if self._runner_thread is not None and not (self._in_hook and self._runner_thread == threading.get_ident()):
-            raise MachineBusy("this machine is running; only stop(), console.send() and repr() may be used meanwhile")
-
     def _parts(self) -> Board:
-        self._check()
-        return self._board
+        """Return the parts, for good: whoever holds one of them must not find it another machine's."""
+        return self._tenant.pin().board
+
+    @property
+    def _board(self) -> Board:
+        return self._parts()
+
+    @property
+    def _runner(self) -> Runner:
+        return self._tenant.pin().runner
+
+    @property
+    def _disks(self) -> list[Disk]:
+        return self._tenant.pin().disks
+
+    @property
+    def _hypervisor(self) -> Driver | None:
+        with self._tenant as shell:
+            return shell.runner.hypervisor
 
     @contextmanager
-    def _running(self, doing: str = "run") -> Iterator[None]:
-        with self._lock:
-            if self._closed or self._awaited:
-                self._check()
-            if self._runner_thread is not None:
-                raise MachineBusy(f"{doing}: this machine is running already; stop() it first")
-            self._runner.stop_asked = False  # from here on stop() counts
-            self._runner_thread = threading.get_ident()
+    def _running(self, doing: str = "run") -> Iterator[Shell]:
+        shell = self._tenant.begin(doing)
         try:
-            yield
+            yield shell
         finally:
-            with self._lock:
-                self._runner_thread = None
-                self._runner.accept_input()
+            self._tenant.end()
 
     def _ask(self, test: Callable[[Any], object], *, at_boundary: bool = False) -> bool:
-        self._in_hook, self._at_boundary = True, at_boundary
-        try:
-            return bool(test(self))
-        finally:
-            self._in_hook = self._at_boundary = False
-
-    def _walk(self, hart: Hart, va: int, **how: Any) -> Walk:
-        transformed = self._config.htinst == "transformed"
-        return explain(hart, va, devices=lambda: self._board.map, transformed=transformed, **how)
-
-    def _typed(self, data: bytes) -> None:
-        if self._closed:
-            raise ClosedError("this machine is closed; there is nobody to type to")
-        self._runner.pending.append(data)
-        with self._lock:
-            if self._runner_thread is None:
-                self._runner.accept_input()
+        return self._tenant.ask(test, self, at_boundary=at_boundary)
 
     # -- programs
     def load(self, program: Source | None = None, *, kernel: Source | None = None, initrd: Source | None = None,
@@ -304,12 +221,13 @@ class Machine:
         device tree made from the parts. `at` is the address of a flat program or kernel. Files are ELF, Linux Image or
         flat, plain, gzip or zstd, as paths or bytes. Raises LoadError for what is wrong with a file, and for overlaps.
         """
-        board = self._parts()
-        if board.core.icount:
-            raise LoadError(f"load: the machine has run to icount {board.core.icount}; allowed: before the first run. "
-                            "Write to vm.mem instead, or make a new machine")
-        Boot(self, board).load(program=program, kernel=kernel, initrd=initrd, cmdline=cmdline,
-                               firmware=self._firmware if firmware is None else firmware, dtb=dtb, at=at)
+        with self._tenant as shell:
+            if shell.core.icount:
+                raise LoadError(f"load: the machine has run to icount {shell.core.icount}; allowed: before the first "
+                                "run. Write to vm.mem instead, or make a new machine")
+            Boot(self._tenant, shell.board, shell.runner).load(
+                program=program, kernel=kernel, initrd=initrd, cmdline=cmdline,
+                firmware=self._firmware if firmware is None else firmware, dtb=dtb, at=at)
         return self
 
     # -- running
@@ -331,10 +249,10 @@ class Machine:
 
     def _run(self, until: Condition | None, count: int | None, timeout: float | None, check: bool,
              cancelled: Callable[[], bool] | None = None) -> Stop:
-        with self._running():
-            limit = None if count is None else self._board.core.icount + count
-            stop = self._runner.run(until=until, limit=limit, seconds=timeout, machine=self, cancelled=cancelled)
-            self.console.flush()
+        with self._running() as shell:
+            limit = None if count is None else shell.core.icount + count
+            stop = shell.runner.run(until=until, limit=limit, seconds=timeout, machine=self, cancelled=cancelled)
+            self._tenant.console.flush()
         if until is not None and check and stop.reason is not StopReason.UNTIL:
             raise NotReached(self._not_reached(until, stop), stop)
         return stop
@@ -350,8 +268,7 @@ class Machine:
 
     def stop(self) -> None:
         """Ask a running machine, from any thread, to stop: its run() returns STOPPED. One at rest takes no notice."""
-        if not self._closed and self._runner_thread is not None:
-            self._runner.ask_stop()
+        self._tenant.stop()
 
     async def run_async(self, *, until: Any = None, instructions: int | None = None, timeout: float | None = None,
                         check: bool = True) -> Stop:
@@ -383,7 +300,6 @@ class Machine:
         change it. What it raises leaves `run()`, and the machine can go on. `hook.remove()`, or leaving `with hook:`,
         ends it. A call to the built-in firmware is seen before it is answered.
         """
-        self._parts()
         taps = self._runner.taps
         wanted = Filter.of(level=level, cause=cause, from_=from_, to=to, hyp=taps.hyp, name="on_trap")
 
@@ -401,20 +317,20 @@ class Machine:
         The file is a timeline for ui.perfetto.dev; with the suffix .jsonl it has a record a line. `t.stop()` or leaving
         `with vm.trace() as t:` ends it; `t.save(path)` writes what is kept. Exits are counted meanwhile, too.
         """
-        self._parts()
-        return Trace(self._runner.taps, exits=self._exits, keep=integer(keep, name="trace: keep", low=0, high=1 << 30),
+        return Trace(self._runner.taps, exits=self.exits, keep=integer(keep, name="trace: keep", low=0, high=1 << 30),
                      path=None if path is None else Path(path), ns=100 / self._config.ratio)
 
     @property
     def exits(self) -> Exits:
         """How often guests were left for their hypervisor, why and at what cost; `vm.exits.start()` counts."""
-        self._parts()
-        return self._exits
+        taps = self._runner.taps
+        if self._the_exits is None:
+            self._the_exits = Exits(taps)
+        return self._the_exits
 
     @property
     def levels(self) -> Levels:
         """The levels of the nest that the machine's state shows: L0, L1, and the guests by hgatp."""
-        self._parts()
         return Levels(self, self._publishers)
 
     def gdb(self, *, port: int = 0) -> GdbServer:
@@ -441,7 +357,9 @@ class Machine:
     @property
     def history(self) -> History[Snapshot]:
         """The tree of snapshots that this machine is part of."""
-        return self._history
+        if self._the_history is None:
+            self._the_history = History(origin=self._origin)
+        return self._the_history
 
     def snapshot(self, name: str | None = None) -> Snapshot:
         """Take a snapshot of this moment, a new node of the history below the one that the machine came from.
@@ -449,8 +367,8 @@ class Machine:
         From a callback in the middle of an instruction it is taken at the next instruction boundary; until then its
         content can't be asked for. Raises SnapshotError when a disk has mode="direct".
         """
-        check_disks(self._disks)
-        node = Snapshot(recipe=self._recipe_now(), build=revive, parent=self._history.current, name=name)
+        self._check_disks()
+        node = Snapshot(recipe=self._recipe_now(), build=revive, parent=self.history.current, name=name)
         self._soon(lambda: self._record(node), "snapshot")
         return node
 
@@ -459,23 +377,24 @@ class Machine:
 
         From a callback in the middle of an instruction the fork can be used when the callback is over.
         """
-        check_disks(self._disks)
+        self._check_disks()
         seed = entropy_bytes(entropy)
-        node = Snapshot(recipe=self._recipe_now(), build=revive, parent=None)
-        twin = blank(node._recipe, [disk.image().disk() for disk in self._disks], self._history.current)
-        twin._awaited = True
+        recipe = self._recipe_now()
+        tenant = Tenant(recipe, limit=limit_of(recipe.host))
+        twin = Machine._of(tenant, self.history.current)
+        tenant.awaited = True
 
         def make() -> None:
-            node._fill(self._take())
-            twin._awaited = False
-            twin._adopt(node)
+            base = self._tenant.base
+            tenant.adopt(self._tenant.take(), base=None if base is None else base())
+            tenant.awaited = False
             if seed is not None:
                 twin._reseed(seed)
 
         try:
             self._soon(make, "fork")
         except BaseException:
-            twin._awaited = False
+            tenant.awaited = False
             twin.close()
             raise
         return twin
@@ -487,85 +406,87 @@ class Machine:
         """
         if not isinstance(snap, Snapshot):
             raise ConfigError(f"restore: {snap!r} is not allowed; allowed: a Snapshot")
-        self._check()
-        check_alike(self._recipe, snap._recipe, "restore")
-        check_disks(self._disks)
-        snap._proven()
+        tenant = self._tenant
+        tenant.check()
+        check_alike(tenant.recipe, snap._recipe, "restore")
+        self._check_disks()
+        content = snap._proven()
         with self._running("restore"):
-            self._adopt(snap)
-            self._history.go(snap)
+            tenant.go(content)
+            tenant.base = weakref.ref(content.root)
+            self.history.go(snap)
         return self
+
+    def _check_disks(self) -> None:
+        """Raise SnapshotError when a disk can't be kept: only one of the user's own can be such."""
+        shell = self._tenant.shell
+        if shell is not None:
+            check_disks(shell.disks)
 
     def _soon(self, action: Callable[[], None], doing: str) -> None:
         """Do something now if the machine is at rest or asks at a boundary, else at the next boundary."""
-        if self._runner_thread == threading.get_ident():
-            if self._at_boundary:
+        tenant = self._tenant
+        if tenant.thread == threading.get_ident():
+            shell = tenant.shell
+            assert shell is not None
+            if tenant.at_boundary:
                 action()
             else:
-                self._runner.defer(action)
+                shell.runner.defer(action)
             return
-        with self._running(doing):
+        with tenant.lock:
+            tenant.check()
             action()
 
     def _record(self, node: Snapshot) -> None:
-        node._fill(self._take())
-        self._history.add(node)
+        content = self._tenant.take()
+        node._fill(content)
+        self._tenant.base = weakref.ref(content.root)
+        self.history.add(node)
 
     def _recipe_now(self) -> Recipe:
-        self._check_open()
-        return self._recipe._replace(host={**self._recipe.host, "memory_limit": self._board.ram.limit * 4096 or None})
+        tenant = self._tenant
+        if tenant.closed or tenant.awaited:
+            tenant.check()
+        recipe = tenant.recipe
+        if limit_of(recipe.host) != tenant.limit:
+            recipe = tenant.recipe = recipe._replace(host={**recipe.host, "memory_limit": tenant.limit})
+        return recipe
 
-    def _check_open(self) -> None:
-        if self._closed or self._awaited:
-            self._check()
-
-    def _take(self) -> Content:
-        runner = self._runner
-        if runner.hypervisor is not None:
-            raise SnapshotError(f"snapshot: {runner.hypervisor!r} stands in the place of HS-mode software, and a fork "
-                                "can't have one of its own yet; expected a guest without a Python hypervisor")
-        runner.collect()
-        outside = Outside(
-            console=self.console.state, ended=runner.ended, typed=bytes(runner.typed),
-            htif=runner.htif.state if runner.htif is not None else None, firmware=self._fw_kind,
-            sbi=runner.sbi is not None, symbols=self._symbols, ranges=self._board.placement.ranges,
-            inputs=runner.inputs, position=len(runner.inputs))
-        return take(self._board, self._disks, outside)
-
-    def _adopt(self, snap: Snapshot) -> None:
-        """Hold what a snapshot does."""
-        content = snap._held()
-        runner, outside = self._runner, content.outside
-        runner.collect()
-        runner.taps.drain()
-        put(self._board, self._disks, content, checked=snap._checked)
-        self.console.state = outside.console
-        runner.ended, runner.typed = outside.ended, bytearray(outside.typed)
-        runner.inputs = list(outside.inputs[:outside.position])
-        self._fw_kind, self._symbols = outside.firmware, outside.symbols
-        self._board.placement.ranges = outside.ranges
-        if outside.sbi != (runner.sbi is not None):
-            runner.sbi = Boot.sbi(runner) if outside.sbi else None
-            self._board.core.builtin_sbi = outside.sbi
-        if outside.htif is None:
-            if runner.htif is not None:
-                runner.htif = None
-                self._board.core.watch(None)
-        else:
-            if runner.htif is None or runner.htif.state[:2] != outside.htif[:2]:
-                runner.htif = Boot.htif(runner, *outside.htif[:2])
-            runner.htif.reading = outside.htif[2]
+    def _prove(self) -> None:
+        """Check that what this one is to go on from can be: make a machine of it in full. Raises what it finds."""
+        tenant = self._tenant
+        c, content, recipe = tenant.recipe.config, tenant.take(), tenant.recipe
+        disks = [image.disk() for image in content.disks]
+        with Machine(
+                isa=c.isa, harts=c.harts, ram=c.ram, disks=disks[:recipe.disks],
+                devices=[part.make(disks) for part in recipe.parts], board=c.board, clock=c.clock, seed=c.seed,
+                htinst=c.htinst, vmid_bits=c.vmid_bits, hgeie=c.hgeie,
+                g_modes=c.g_modes if "h" in c.isa.partition("_")[0][4:] else None, **recipe.host) as vm:
+            if vm.config != c:
+                raise ValueError(f"it has {c}, which makes {vm.config}")
+            with vm._tenant as shell:
+                shell.board.ram.restore(content.root)
+                shell.put(content, checked=False)
+                shell.move_in(content.outside, vm.console)
 
     def _reseed(self, seed: bytes) -> None:
         """Give the guest other entropy from here on, as an input."""
-        runner = self._runner
-        taken = [device for device in self._board.devices if device.reseed(seed)]
-        if not taken:
-            raise ConfigError("entropy: this machine has no device by which other entropy could reach the guest; "
-                              "allowed: entropy='same', or a machine with board='virt-1'")
-        runner.inputs.append(Input(self._board.core.icount, "entropy", seed))
+        with self._tenant as shell:
+            taken = [device for device in shell.board.devices if device.reseed(seed)]
+            if not taken:
+                raise ConfigError("entropy: this machine has no device by which other entropy could reach the guest; "
+                                  "allowed: entropy='same', or a machine with board='virt-1'")
+            for device in taken:
+                device.touch()
+            shell.runner.inputs.append(Input(shell.core.icount, "entropy", seed))
 
     # -- looking
+    @property
+    def console(self) -> Console:
+        """What the guest printed, and what is typed to it."""
+        return self._tenant.console
+
     @property
     def config(self) -> Config:
         """What the machine is made of."""
@@ -579,21 +500,29 @@ class Machine:
     @property
     def hart(self) -> Hart:
         """The first hart."""
-        return self._harts[0]
+        return self.harts[0]
 
     @property
     def harts(self) -> tuple[Hart, ...]:
-        return self._harts
+        if self._the_harts is None:
+            tenant = self._tenant
+            self._the_harts = tuple(
+                Hart(tenant, index, isa=self._config.isa, symbols=lambda: tenant.symbols,
+                     walk=lambda hart, va, **how: walk(tenant, hart, va, **how)) for index in range(self._config.harts))
+        return self._the_harts
 
     @property
     def mem(self) -> Memory:
         """Physical memory: RAM and ROM."""
-        return self._mem
+        regions = [(RAM_BASE, self._config.ram, "ram", True)]
+        if self._config.board != "bare":
+            regions.append((ROM_BASE, ROM_SIZE, "rom", False))
+        return Memory(Physical(self._tenant), regions)
 
     @property
     def bus(self) -> Bus:
         """Device registers, by physical address."""
-        return Bus(self)
+        return Bus(self._tenant)
 
     @property
     def devices(self) -> list[Device]:
@@ -603,78 +532,75 @@ class Machine:
     @property
     def icount(self) -> int:
         """Instructions attempted by all harts plus idle skips, since power-on."""
-        return self._parts().core.icount
+        with self._tenant as shell:
+            return shell.core.icount
 
     @property
     def time(self) -> int:
         """The guest's time in ticks of 10 MHz."""
-        return self._parts().core.time
+        with self._tenant as shell:
+            return shell.core.time
 
     @property
     def core(self) -> str:
         """Which core runs: "threaded" or "switch". Nothing in the guest depends on it."""
-        return self._board.core.core
+        return self._tenant.recipe.host["core"] or choose_core()[0]
 
     @property
     def symbols(self) -> Mapping[str, int]:
         """Symbols of what was loaded; more can be added."""
-        return self._symbols
+        return self._tenant.symbols
 
     @property
     def ranges(self) -> tuple[Range, ...]:
         """What was loaded where."""
-        return self._parts().placement.ranges
+        with self._tenant as shell:
+            return shell.board.placement.ranges
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What entered the machine from outside, with the icount at which it did."""
-        return tuple(self._runner.inputs)
+        return self._tenant.inputs
 
     @property
     def memory_limit(self) -> int | None:
         """Bytes of host memory that the guest's RAM may take, None for no limit; may be raised at any stop."""
-        frames = self._parts().ram.limit
-        return frames * 4096 if frames else None
+        tenant = self._tenant
+        tenant.check()
+        return None if tenant.limit is None else frames(tenant.limit) * 4096
 
     @memory_limit.setter
     def memory_limit(self, value: SupportsIndex | str | None) -> None:
-        frames = 0 if value is None else parse_size(value, name="memory_limit", low=4096, high=1 << 60) // 4096
-        self._parts().ram.limit = frames
+        limit = None if value is None else parse_size(value, name="memory_limit", low=4096, high=1 << 60)
+        with self._tenant as shell:
+            self._tenant.limit = limit
+            shell.board.ram.limit = frames(limit)
 
     def digest(self) -> str:
         """Return the digest of the machine's content, 64 hexadecimal digits; digest.py says what it covers."""
-        board = self._parts()
-        runner = self._runner
-        extra: dict[str, Any] = {"firmware": self._fw_kind, "htif": runner.htif.state if runner.htif else None,
-                                 "typed": runner.typed}
-        if runner.hypervisor is not None:
-            extra["hypervisor"] = runner.hypervisor.state
-        return machine_digest(board, ended=runner.ended, extra=extra).hex()
+        tenant = self._tenant
+        with tenant as shell:
+            runner = shell.runner
+            extra: dict[str, Any] = {"firmware": tenant.firmware, "htif": runner.htif.state if runner.htif else None,
+                                     "typed": runner.typed}
+            if runner.hypervisor is not None:
+                extra["hypervisor"] = runner.hypervisor.state
+            return machine_digest(shell.board, ended=runner.ended, extra=extra).hex()
 
     # -- the end
     @property
     def closed(self) -> bool:
-        return self._closed
-
-    def _release(self) -> None:
-        for disk in self._own_disks:
-            disk.close()
-        self.console.close()
+        return self._tenant.closed
 
     def close(self) -> None:
         """Give back memory, files and locks. Closing twice is fine; a running machine raises MachineBusy."""
-        with self._lock:
-            if self._closed:
-                return
-            if self._runner_thread is not None:
-                raise MachineBusy("this machine is running; stop() it before close()")
-            self._closed = True
-        self._history.clear()
-        self._board.close()
-        self._release()
+        self._tenant.close()
+        self._origin = None
+        if self._the_history is not None:
+            self._the_history.clear()
 
     def __enter__(self) -> Machine:
-        self._check()
+        self._tenant.check()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -686,33 +612,26 @@ class Machine:
 
     def __repr__(self) -> str:
         c = self._config
-        state = "closed" if self._closed else f"icount={self._board.core.icount}"
-        if self._runner_thread is not None:
-            state = "running"
+        tenant = self._tenant
+        state = "closed" if tenant.closed else "running" if tenant.thread is not None else f"icount={tenant.icount}"
         return f"<Machine {c.board} {c.harts} hart{'s' if c.harts > 1 else ''} {show_size(c.ram)} {state}>"
 
 
-def blank(recipe: Recipe, disks: list[Disk], origin: Snapshot | None) -> Machine:
-    """Return a machine made as a recipe says, on the disks given, which it owns; its history begins at `origin`."""
-    c = recipe.config
-    vm = Machine(
-        isa=c.isa, harts=c.harts, ram=c.ram, disks=disks[:recipe.disks], devices=[p.make(disks) for p in recipe.parts],
-        board=c.board, clock=c.clock, seed=c.seed, htinst=c.htinst, vmid_bits=c.vmid_bits, hgeie=c.hgeie,
-        g_modes=c.g_modes if "h" in c.isa.partition("_")[0][4:] else None, **recipe.host)
-    vm._own_disks = list(disks)
-    vm._history = History(origin=origin)
-    return vm
+def walk(tenant: Tenant, hart: Hart, va: int, **how: Any) -> Walk:
+    """Explain a translation of a machine's hart."""
+    def devices() -> list[tuple[int, int, str]]:
+        with tenant as shell:
+            return shell.board.map
+
+    return explain(hart, va, devices=devices, transformed=tenant.recipe.config.htinst == "transformed", **how)
 
 
 def revive(snap: Snapshot) -> Machine:
     """Return a machine that goes on from a snapshot: what snapshots are given to make their forks with."""
-    vm = blank(snap._recipe, [image.disk() for image in snap._held().disks], snap)
-    try:
-        vm._adopt(snap)
-    except BaseException:
-        vm.close()
-        raise
-    return vm
+    content, recipe = snap._held(), snap._recipe
+    tenant = Tenant(recipe, limit=limit_of(recipe.host))
+    tenant.adopt(content, base=content.root)
+    return Machine._of(tenant, snap)
 
 
 Snapshot._reviver = staticmethod(lambda: revive)  # type: ignore[method-assign]

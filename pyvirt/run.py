@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from types import FrameType
 from typing import Any, Protocol
@@ -34,6 +34,27 @@ UART_LSR = 5
 TICKS_PER_SECOND = 10_000_000
 ANY_BYTE = bytes(range(256))
 KINDS = {"load": 1, "store": 2, "any": 3}   # of accesses, as the core counts them
+
+
+class Inputs:
+    """The inputs of one machine: the first `count` of `items`, which it shares with others until it adds one.
+
+    A machine appends to the list that it made, so that whoever holds that and a count has its inputs until then.
+    """
+
+    __slots__ = ("_own", "count", "items")
+
+    def __init__(self, items: Sequence[Input] = (), count: int = 0) -> None:
+        self.items, self.count, self._own = items, count, False
+
+    def append(self, new: Input) -> None:
+        if not self._own:
+            self.items, self._own = list(self.items[:self.count]), True
+        self.items.append(new)  # type: ignore[attr-defined]
+        self.count += 1
+
+    def __iter__(self) -> Iterator[Input]:
+        return iter(self.items[:self.count])
 
 
 class Driver(Protocol):
@@ -88,7 +109,7 @@ class Runner:
         self.htif: Htif | None = None
         self.hypervisor: Driver | None = None
         self.ended: tuple[str, int] | None = None
-        self.inputs: list[Input] = []
+        self.inputs = Inputs()
         self.typed = bytearray()  # input of a board without a UART
         self.stop_asked = False
         self.slice = 1_000_000
@@ -242,6 +263,7 @@ class Runner:
         for device in self.timed:
             ticks = device.next_event
             if ticks is not None and ticks <= core.time:
+                device.touch()
                 device.on_event()
                 ticks = device.next_event
             if ticks is not None:

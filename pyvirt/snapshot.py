@@ -1,8 +1,8 @@
 """Snapshots: what is taken of a machine, how it is put back, and what two of them can be asked.
 
 A snapshot shares the machine's frames and disk blocks; taking one copies the few kilobytes of state that are neither.
-`take` and `put` move what a board holds; what a machine keeps around its board comes as an `Outside`. A machine is
-rebuilt by a callable that the snapshot was given: nothing here knows the class Machine.
+What a machine keeps around its board comes as an `Outside`. A machine is rebuilt by a callable that the snapshot was
+given: nothing here knows the class Machine.
 """
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvirt._memory import Ram, Root
-from pyvirt.board import RAM_BASE, Board
+from pyvirt.board import RAM_BASE
 from pyvirt.config import Config, show_size
 from pyvirt.console import ConsoleState, clean
 from pyvirt.csrnames import CSRS
 from pyvirt.devices.base import Device
-from pyvirt.devices.clint import Clint
-from pyvirt.devices.plic import Plic
 from pyvirt.digest import encode
 from pyvirt.disk import Disk, DiskImage
 from pyvirt.errors import ConfigError, MachineBusy, SnapshotError
@@ -129,7 +127,6 @@ def plain(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytearray) else value
 
 
-# ---- between boards and snapshots ---------------------------------------------------------------------------------
 def check_disks(disks: Sequence[Disk]) -> None:
     """Raise SnapshotError naming the disk that a snapshot can't hold."""
     for disk in disks:
@@ -137,41 +134,6 @@ def check_disks(disks: Sequence[Disk]) -> None:
             raise SnapshotError(
                 f"snapshot: disk {disk.path} has mode={disk.mode!r}: what is written to it goes to the file at once, "
                 f"so that it can't be kept or gone back to; open it as Disk({str(disk.path)!r}, mode='overlay')")
-
-
-def take(board: Board, disks: Sequence[Disk], outside: Outside) -> Content:
-    """Return what a machine at rest holds."""
-    check_disks(disks)
-    images = tuple(disk.image() for disk in disks)
-    states = tuple(_state(placed.device) for placed in board.placed)
-    return Content(board.core.state, states, board.ram.share(), images, board.core.icount, outside)
-
-
-def _state(device: Device) -> Any:
-    packed = getattr(device, "packed", None)
-    return plain(device.state) if packed is None else packed
-
-
-def put(board: Board, disks: Sequence[Disk], content: Content, *, checked: bool = True) -> None:
-    """Make a board of the same parts, at rest, hold what a snapshot does; ValueError where it is not `checked`.
-
-    Whoever drives a wire comes before whoever listens, and the harts last: each finds its lines as they were.
-    """
-    board.ram.restore(content.root)
-    for disk, image in zip(disks, content.disks, strict=True):
-        disk.restore(image)
-    pairs = list(zip(board.placed, content.devices, strict=True))
-    for last in (False, True):
-        for placed, state in pairs:
-            if isinstance(placed.device, (Plic, Clint)) is last:
-                if isinstance(state, bytes):
-                    placed.device.packed = state  # type: ignore[attr-defined]
-                else:
-                    placed.device.state = state
-    if checked:
-        board.core.restore(content.core)
-    else:
-        board.core.state = content.core
 
 
 # ---- the node ----------------------------------------------------------------------------------------------------
@@ -209,9 +171,7 @@ class Snapshot(Node):
         content = self._held()
         if not self._checked:
             try:
-                with self._build(self) as vm:
-                    if vm.config != self.config:
-                        raise ValueError(f"it has {self.config}, which makes {vm.config}")
+                self._build(self)._prove()
             except (ValueError, TypeError, LookupError) as error:
                 raise SnapshotError(
                     f"snapshot {self.label} holds a state that no machine can be in: {error}") from error
@@ -354,13 +314,13 @@ class Snapshot(Node):
     def _look(self) -> tuple[dict[str, Any], ...]:
         """Return registers, CSRs and device states as plain values."""
         if self._seen is None:
-            with self.fork() as vm:
-                core = vm._board.core
+            with self.fork() as vm, vm._tenant as shell:
+                core = shell.core
                 harts = [core.hart(i) for i in range(core.harts)]
                 registers = {f"hart{hart.id}.{name}": value for hart in harts for name, value in _registers(hart)}
                 csrs = {f"hart{hart.id}.{name}": value for hart in harts for name, value in _csrs(hart)}
                 fields: dict[str, Any] = {}
-                for placed in vm._board.placed:
+                for placed in shell.board.placed:
                     where = f"@{placed.bases[0]:x}" if placed.bases else ""
                     fields.update(_flat(f"{placed.device.name}{where}", plain(placed.device.state)))
                 self._seen = registers, csrs, fields

@@ -173,6 +173,11 @@ class Taps:
         self.until = (0, 0)     # causes that a run waits for
         self.on = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody listens, or has not been told everything yet."""
+        return bool(self.on or self.hooks or self.sinks or self.pending)
+
     def hook(self, wanted: Filter, function: Callable[[Trap], object]) -> Hook:
         """Call a function from now on."""
         self.drain()

@@ -270,7 +270,7 @@ class _Walker:
                 to = "VS"
         hart = self.hart
         return Trap(cause=cause, tval=va & U64, tval2=refused.gpa >> 2, tinst=refused.tinst, gva=virt, pc=hart.pc,
-                    world_from=taken, world_to=to, icount=hart._core.icount)
+                    world_from=taken, world_to=to, icount=hart._icount)
 
 
 def _wanted(access: str) -> int:

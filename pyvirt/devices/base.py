@@ -151,6 +151,19 @@ class Device:
             bridge = self.__dict__["_mmio"] = PyMmio(self)
         return bridge
 
+    @property
+    def bare(self) -> bool:
+        """Whether the object holds nothing besides its state and what it was made with.
+
+        Then it may become another machine's device of the same recipe, by that one's state. A class of whose objects
+        that can be said overrides this itself; it is not inherited, since a subclass may add what its base knows not.
+        """
+        return False
+
+    def touch(self) -> None:
+        """Note that the state changed by another way than an access through `mmio`."""
+        self.mmio.touched = True
+
     def take(self) -> BaseException | None:
         """Return the exception that a guest's access left here, and forget it."""
         bridge = self.__dict__.get("_mmio")

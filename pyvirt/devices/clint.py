@@ -38,6 +38,10 @@ class Clint(CompiledDevice):
         for hart, line in enumerate(wiring.lines):
             self.regs.connect_line(hart, line.capsule())
 
+    @property
+    def bare(self) -> bool:
+        return True
+
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         wires: list[int] = []
         for hart in range(self.regs.harts):

@@ -46,6 +46,10 @@ class Plic(CompiledDevice):
         for context, line in enumerate(wiring.lines):
             self.regs.connect_line(context, line.capsule())
 
+    @property
+    def bare(self) -> bool:
+        return True
+
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         wires: list[int] = []
         for hart in range(self.harts):

@@ -109,6 +109,10 @@ class Rtc(Device):
         if offset in (TIME_LOW, ALARM_LOW, CLEAR_ALARM) and self._wiring.on_schedule is not None:
             self._wiring.on_schedule()
 
+    @property
+    def bare(self) -> bool:
+        return True
+
     def reset(self) -> None:
         self._clear()
         self._drive()

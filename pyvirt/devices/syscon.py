@@ -32,6 +32,10 @@ class Syscon(Device):
         if offset == 0 and kind is not None and self._wiring.on_exit is not None:
             self._wiring.on_exit(kind, value >> 16 if kind == "fail" else 0)
 
+    @property
+    def bare(self) -> bool:
+        return True
+
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         nodes = [FdtNode(f"test@{ctx.bases[0]:x}", {
             "compatible": ["sifive,test1", "sifive,test0", "syscon"],

@@ -40,6 +40,10 @@ class Uart(CompiledDevice):
         """Return what the guest sent since the last call."""
         return self.regs.drain()
 
+    @property
+    def bare(self) -> bool:
+        return not self.regs.tx_pending and not self.regs.tx_dropped
+
     def fdt(self, ctx: FdtContext) -> list[FdtNode]:
         name = f"serial@{ctx.bases[0]:x}"
         ctx.aliases.setdefault("serial0", f"/soc/{name}")

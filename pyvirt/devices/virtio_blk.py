@@ -116,6 +116,10 @@ class VirtioBlk(VirtioMmio):
         self.disk.zero(sector * SECTOR, count * SECTOR)
         return S_OK
 
+    @property
+    def bare(self) -> bool:
+        return not self.error
+
     def _save(self) -> dict[str, Any]:
         return {**super()._save(), "sectors": self.disk.sectors}
 

@@ -66,6 +66,10 @@ class VirtioConsole(VirtioMmio):
     def on_start(self) -> None:
         self.serve(RX)
 
+    @property
+    def bare(self) -> bool:
+        return not self.error and self.sink is None and not self._output and not self.dropped
+
     def _save(self) -> dict[str, Any]:
         return {**super()._save(), "input": bytes(self._input)}
 

@@ -261,6 +261,10 @@ class VirtioMmio(Device):
 
     # -- the rest of a device ------------------------------------------------------------------------------------------
 
+    @property
+    def bare(self) -> bool:
+        return not self.error
+
     def reset(self) -> None:
         self._clear()
         self.error = ""

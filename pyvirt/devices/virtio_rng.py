@@ -43,6 +43,10 @@ class VirtioRng(VirtioMmio):
         self._seed = hashlib.sha256(b"virtio-rng\0" + entropy).digest()
         return True
 
+    @property
+    def bare(self) -> bool:
+        return not self.error
+
     def _save(self) -> dict[str, Any]:
         return {**super()._save(), "seed": self._seed, "counter": self._counter}
 

@@ -44,6 +44,10 @@ class VmGenId(Device):
             raise BusFault(f"vmgenid: no register of width {width} at {offset:#x}")
         return int.from_bytes(self._id[offset:offset + width], "little")
 
+    @property
+    def bare(self) -> bool:
+        return True
+
     def reset(self) -> None:
         self._id = self._first
 

@@ -29,7 +29,7 @@ RANKS = [
     {"history", "snapshot", "savefile", "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
      "digest"},
     {"guestmem", "gdb"},
-    {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot"},
+    {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot", "bus", "shell", "pool", "tenant"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
      "terminal"},
