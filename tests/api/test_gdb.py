@@ -179,7 +179,7 @@ def test_an_interrupt_stops_it_also_at_once(vm: pv.Machine, server: pv.GdbServer
     with Peer(server.port) as peer:
         peer.send(b"c")
         deadline = time.monotonic() + 30
-        while vm._runner_thread is None and time.monotonic() < deadline:
+        while vm._tenant.thread is None and time.monotonic() < deadline:
             time.sleep(0.001)
         with pytest.raises(pv.MachineBusy):
             vm.hart.a0  # noqa: B018
@@ -289,7 +289,7 @@ def test_closing_ends_it_while_the_machine_runs(vm: pv.Machine) -> None:
     server = vm.gdb()
     with Peer(server.port) as peer:
         peer.send(b"c")
-        while vm._runner_thread is None:
+        while vm._tenant.thread is None:
             time.sleep(0.001)
         server.close()
         server.close()
