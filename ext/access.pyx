@@ -113,9 +113,7 @@ cdef int frame_store(machine_t* m, uint64_t pa, const void* data, uint32_t size)
     cdef uint32_t offset = pa & 4095
     cdef int st = m.mem.own(m.ram, pa >> 12, &frame)
     if st != RAM_OK:
-        m.stop_addr = pa
-        order_leave(m, STOP_MEMORY)
-        return ST_STOP
+        return page_refused(m, pa)
     if frame.flags & FRAME_PT:
         m.api.pt_stored(m, frame, pa, data, size)
     if frame.flags & FRAME_CODE and m.api.code_stored(m, frame, pa, size):
@@ -131,9 +129,7 @@ cdef int parts_store(machine_t* m, uint64_t pa, uint64_t pa2, uint64_t* value, i
     cdef frame_t* frame
     cdef int st
     if first < width and m.mem.own(m.ram, pa2 >> 12, &frame) != RAM_OK:
-        m.stop_addr = pa2
-        order_leave(m, STOP_MEMORY)
-        return ST_STOP
+        return page_refused(m, pa2)
     st = frame_store(m, pa, value, first)
     if st != ST_STOP and first < width:
         st = frame_store(m, pa2, <uint8_t*>value + first, width - first)

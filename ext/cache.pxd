@@ -481,3 +481,15 @@ cdef inline void watch_access(machine_t* m, uint64_t pa, uint64_t size, int kind
         if m.watches[i].kinds & kinds and pa < m.watches[i].end and m.watches[i].pa < pa + size:
             m.stop_addr = pa
             order_leave(m, m.watches[i].stop)
+
+
+cdef inline int page_refused(machine_t* m, uint64_t pa) noexcept nogil:
+    """Stop because a page of RAM can't be had: memory is used up, or its content could not be fetched."""
+    m.stop_addr = pa
+    order_leave(m, STOP_MEMORY if m.ram.failed == NULL else STOP_ERROR)
+    return ST_STOP
+
+
+cdef inline int page_there(machine_t* m, uint64_t pa) noexcept nogil:
+    """See to it that a page, which may be absent, has its content; else ST_STOP."""
+    return page_refused(m, pa) if m.mem.find(m.ram, pa >> 12) == NULL and m.ram.failed != NULL else ST_OK

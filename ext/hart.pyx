@@ -340,6 +340,7 @@ cdef class Core:
                 st = api.ram_store(&self.m, pa, &view[0], n)
         if st == ST_STOP:
             self.m.stop, self.m.leave = stop, leave
+            self.ram.raise_failed()
             error = MemoryError(
                 f"no memory for the page of {self.m.stop_addr:#x}: memory_limit is {self.m.ram.limit} frames")
             error.address = self.m.stop_addr  # a device on the way out makes stop_addr its own register's
@@ -391,6 +392,7 @@ cdef class Core:
             self.raise_pending()
 
     cdef raise_pending(self):
+        self.ram.raise_failed()
         for bridge in self.bridges:
             error = bridge.take()
             if error is not None:
@@ -925,6 +927,7 @@ cdef class Hart:
         """Return the pa of va as a load (1), store (2) or fetch (0) sees it. LookupError carries the cause."""
         cdef uint64_t pa = 0
         cdef int st = api.probe(self.h, va, access, &pa)
+        self.core.ram.raise_failed()
         if st == ST_FAULT:
             raise LookupError(self.h.fault)
         return pa

@@ -12,7 +12,7 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -22,9 +22,13 @@ import os
 
 from blake3 import blake3
 
+from lazy cimport (
+    is_lazy, lazy_bury, lazy_fetch, lazy_forget, lazy_lock, lazy_of, lazy_unlock, source_drop, source_new, source_t,
+)
 from ram cimport (
-    FRAME_CODE, FRAME_DIGEST, FRAME_PT, NODE_BITS, NODE_FANOUT, RAM_NOMEM, RAM_OK, RAM_OUTSIDE, RAM_QUOTA, count_dec,
-    count_inc, count_load, flag_set, frame_alone, frame_t, node_t, pt_t, ram_api_t, ram_find, ram_status_t, ram_t,
+    FRAME_CODE, FRAME_DIGEST, FRAME_LAZY, FRAME_PT, NODE_BITS, NODE_FANOUT, RAM_FAILED, RAM_NOMEM, RAM_OK, RAM_OUTSIDE,
+    RAM_QUOTA, count_dec, count_inc, count_load, flag_set, frame_alone, frame_t, node_t, pt_t, ram_api_t, ram_find,
+    ram_status_t, ram_t,
 )
 
 
@@ -101,6 +105,7 @@ cdef struct list_t:     # page numbers, growing
     uint64_t* items
     size_t len
     size_t cap
+    void* failed        # the exception that kept a page from being looked at
 
 cdef struct leaving_t:  # what goes when a tree gives way to another: pairs as ram_t.left takes them
     frame_t** pairs
@@ -119,6 +124,7 @@ cdef uint64_t live_nodes = 0
 cdef uint64_t live_pts = 0
 cdef uint64_t last_stamp = 0
 cdef code_free_t code_free = NULL
+cdef source_t* graves = NULL    # sources of lazy frames that are not needed any more
 cdef const uint8_t* zeros = zero_map()
 # Sanitizers see a frame's bounds and its use after free only if it is an allocation of its own.
 cdef bint each_alone = os.environ.get("PYVIRT_FRAME_MALLOC", "") not in ("", "0")
@@ -237,6 +243,8 @@ cdef void frame_unref(frame_t* frame) noexcept nogil:
     """Count down, and free the frame with its code and its page-table record at zero."""
     if count_dec(&frame.refs):
         return
+    if is_lazy(frame):
+        lazy_forget(&graves, frame)
     if frame.code != NULL and code_free != NULL:
         code_free(frame.code)
     if frame.pt != NULL:
@@ -250,6 +258,32 @@ cdef void frame_unref(frame_t* frame) noexcept nogil:
     pool_lock()
     slab_give(frame)
     pool_unlock()
+
+
+cdef bint frame_fetch(frame_t* frame, void** failed) noexcept with gil:
+    """Fetch a lazy frame's content; False with an exception in `failed` when it can't be had."""
+    failure = lazy_fetch(&graves, frame)
+    if failure is None:
+        return True
+    Py_INCREF(failure)
+    Py_XDECREF(<PyObject*> failed[0])
+    failed[0] = <void*> failure
+    return False
+
+
+cdef inline bint frame_there(frame_t* frame, void** failed) noexcept nogil:
+    """See to it that a frame, which may be absent, has its bytes."""
+    return frame == NULL or not is_lazy(frame) or frame_fetch(frame, failed)
+
+
+cdef int raise_failed(void** failed) except -1:
+    """Raise the exception that kept a page from being fetched, if there is one."""
+    if failed[0] == NULL:
+        return 0
+    failure = <object> failed[0]
+    failed[0] = NULL
+    Py_DECREF(failure)
+    raise failure
 
 
 cdef pt_t* pt_of(frame_t* frame) noexcept nogil:
@@ -381,6 +415,8 @@ cdef ram_status_t own_slow(ram_t* ram, uint64_t index, frame_t** out, bint anew)
         return RAM_NOMEM
     slot = &node.child[index & (NODE_FANOUT - 1)]
     old = <frame_t*> slot[0]
+    if not frame_there(old, &ram.failed):
+        return RAM_FAILED
     if old != NULL and frame_alone(old) and not (anew and old.flags & (FRAME_CODE | FRAME_PT)):
         old.flags &= ~(<uint32_t> FRAME_DIGEST)
         out[0] = old
@@ -429,7 +465,7 @@ cdef ram_status_t ram_own(ram_t* ram, uint64_t ppn, frame_t** out) noexcept nogi
             shift -= NODE_BITS
             continue
         frame = <frame_t*> child
-        if frame == NULL or not frame_alone(frame):
+        if frame == NULL or not frame_alone(frame) or frame.flags & FRAME_LAZY:
             break
         if frame.flags & FRAME_DIGEST:
             frame.flags &= ~(<uint32_t> FRAME_DIGEST)
@@ -438,8 +474,10 @@ cdef ram_status_t ram_own(ram_t* ram, uint64_t ppn, frame_t** out) noexcept nogi
     return own_slow(ram, index, out, False)
 
 
-cdef frame_t* ram_find_out(ram_t* ram, uint64_t ppn) noexcept nogil:
-    return ram_find(ram, ppn)
+cdef frame_t* ram_page(ram_t* ram, uint64_t ppn) noexcept nogil:
+    """Return a page's frame, with its bytes. NULL: absent (zeros), outside, or failed, if ram.failed is set."""
+    cdef frame_t* frame = ram_find(ram, ppn)
+    return frame if frame_there(frame, &ram.failed) else NULL
 
 
 cdef void ram_drain(ram_t* ram) noexcept nogil:
@@ -457,6 +495,10 @@ cdef void set_code_free(code_free_t function) noexcept nogil:
 cdef void ram_clear(ram_t* ram) noexcept nogil:
     """Drop the tree and everything that hangs on it; every page is outside from now on."""
     ram_drain(ram)
+    if ram.failed != NULL:
+        with gil:
+            Py_DECREF(<object> ram.failed)
+        ram.failed = NULL
     free(ram.limbo)
     ram.limbo = NULL
     ram.limbo_cap = 0
@@ -525,8 +567,11 @@ cdef bint node_diff(list_t* found, node_t* a, node_t* b, uint32_t level, uint64_
         if level:
             if not node_diff(found, <node_t*> x, <node_t*> y, level - 1, index + (<uint64_t> i << (level * NODE_BITS))):
                 return False
-        elif not frames_equal(<frame_t*> x, <frame_t*> y) and not list_add(found, index + i):
-            return False
+        if level == 0:
+            if not frame_there(<frame_t*> x, &found.failed) or not frame_there(<frame_t*> y, &found.failed):
+                return False
+            if not frames_equal(<frame_t*> x, <frame_t*> y) and not list_add(found, index + i):
+                return False
     return True
 
 
@@ -631,7 +676,7 @@ cdef void copy_out(ram_t* ram, uint64_t offset, uint8_t* to, uint64_t n) noexcep
     while n:
         at = offset & (PAGE - 1)
         step = min(n, PAGE - at)
-        frame = ram_find(ram, (ram.base + offset) >> PAGE_BITS)
+        frame = ram_page(ram, (ram.base + offset) >> PAGE_BITS)
         # SAFETY: at + step <= PAGE, and callers have checked the range.
         if frame == NULL:
             memset(to, 0, step)
@@ -652,7 +697,9 @@ cdef ram_status_t own_range(ram_t* ram, uint64_t offset, const uint8_t* data, ui
         at = offset & (PAGE - 1)
         step = min(n, PAGE - at)
         ppn = (ram.base + offset) >> PAGE_BITS
-        frame = ram_find(ram, ppn)
+        frame = ram_page(ram, ppn)
+        if frame == NULL and ram.failed != NULL:
+            return RAM_FAILED
         if frame != NULL or (data != NULL and memcmp(data, zeros, step)):
             status = own_slow(ram, index_of(ram, ppn), &frame, True)
             if status != RAM_OK:
@@ -670,7 +717,7 @@ cdef void copy_in(ram_t* ram, uint64_t offset, const uint8_t* data, uint64_t n) 
     while n:
         at = offset & (PAGE - 1)
         step = min(n, PAGE - at)
-        frame = ram_find(ram, (ram.base + offset) >> PAGE_BITS)
+        frame = ram_page(ram, (ram.base + offset) >> PAGE_BITS)
         if frame != NULL:
             memcpy(frame.bytes + at, data, step)
         offset, data, n = offset + step, data + step, n - step
@@ -707,7 +754,7 @@ cdef ram_status_t zero_range(ram_t* ram, uint64_t offset, uint64_t n) noexcept n
                 ram.owned -= frame.owner == ram.id
                 frame_unref(frame)
             else:
-                frame = ram_find(ram, index + (ram.base >> PAGE_BITS))
+                frame = ram_page(ram, index + (ram.base >> PAGE_BITS))
                 memset(frame.bytes + (start & (PAGE - 1)), 0, stop - start)
             index = tree_next(ram, index + 1)
     return RAM_OK
@@ -721,12 +768,21 @@ cdef int hash_into(const uint8_t* data, Py_ssize_t n, uint8_t* out) except -1:
     return 0
 
 
+cdef int frame_need(frame_t* frame) except -1:
+    """See to it that a frame has its bytes, or raise what keeps it from having them."""
+    cdef void* failed = NULL
+    if not frame_there(frame, &failed):
+        raise_failed(&failed)
+    return 0
+
+
 cdef int frame_digest(frame_t* frame, uint8_t* out) except -1:
     """Write the digest of a frame: zeros for an absent frame and for one of zeros, else BLAKE3 of its bytes."""
     if frame == NULL:
         memset(out, 0, DIGEST_BYTES)
         return 0
     if not count_load(&frame.flags) & FRAME_DIGEST:
+        frame_need(frame)
         if frame_is_zero(frame):
             memset(frame.digest, 0, DIGEST_BYTES)
         else:
@@ -803,7 +859,7 @@ cdef bytes tree_digest(node_t* root):
 # ---- Python
 
 cdef ram_api_t api
-api.find = ram_find_out
+api.find = ram_page
 api.own = ram_own
 api.drain = ram_drain
 api.pt_of = pt_of
@@ -838,6 +894,11 @@ cdef class _Tree:
     def __dealloc__(self):
         with nogil:
             ram_clear(&self.ram)
+        lazy_bury(&graves)
+
+    def raise_failed(self):
+        """Raise what kept a page from being fetched since the last call; nothing: return."""
+        raise_failed(&self.ram.failed)
 
     cdef int check(self, pa, n) except -1:
         """Refuse a closed tree, and a range that is not all inside."""
@@ -875,6 +936,7 @@ cdef class _Tree:
                 copy_out(&self.ram, offset, to, count)
         else:
             copy_out(&self.ram, offset, to, count)
+        raise_failed(&self.ram.failed)
         return data
 
     def pages(self):
@@ -883,8 +945,9 @@ cdef class _Tree:
         cdef uint64_t first = self.ram.base >> PAGE_BITS
         self.check(self.ram.base, 0)
         while index != NOWHERE:
-            if not frame_is_zero(ram_find(&self.ram, first + index)):
+            if not frame_is_zero(ram_page(&self.ram, first + index)):
                 yield first + index
+            raise_failed(&self.ram.failed)
             index = tree_next(&self.ram, index + 1)
 
     def digest(self):
@@ -903,6 +966,7 @@ cdef class _Tree:
         self.closed = True
         with nogil:
             ram_clear(&self.ram)
+        lazy_bury(&graves)
 
     def __repr__(self):
         state = "closed" if self.closed else f"{self.ram.resident} frames"
@@ -927,7 +991,7 @@ cdef class Root(_Tree):
 
         Raises ValueError if the two start at different addresses.
         """
-        cdef list_t found = list_t(NULL, 0, 0)
+        cdef list_t found = list_t(NULL, 0, 0, NULL)
         cdef Root a = self
         cdef Root b = other
         cdef bint done
@@ -942,6 +1006,7 @@ cdef class Root(_Tree):
         try:
             with nogil:
                 done = tree_diff(&found, a.ram.root, a.ram.levels, b.ram.root, b.ram.levels)
+            raise_failed(&found.failed)
             if not done:
                 raise MemoryError("the host has no memory for the list of changed pages")
             return [first + found.items[i] for i in range(found.len)]
@@ -964,6 +1029,51 @@ cdef class Root(_Tree):
             node_verify(self.ram.root, self.ram.base >> PAGE_BITS, found)
             tree_digest(self.ram.root)
         return found
+
+
+cdef int back_pages(ram_t* ram, source_t* source, const uint64_t* pages, const uint64_t* records, uint64_t count,
+                    uint64_t group_pages) except -1:
+    """Put lazy frames in absent pages. Entries are sorted by group: first counted, then placed."""
+    cdef uint64_t i, at, group, entry
+    cdef node_t* node
+    cdef frame_t* frame
+    cdef uint64_t* free_entry = <uint64_t*> malloc(source.groups * sizeof(uint64_t))
+    if free_entry == NULL:
+        raise MemoryError("the host has no memory for pages that are not there yet")
+    for i in range(count):
+        source.first[records[i] // group_pages + 1] += 1
+    for group in range(source.groups):
+        source.first[group + 1] += source.first[group]
+    memcpy(free_entry, source.first, source.groups * sizeof(uint64_t))
+    try:
+        for i in range(count):
+            node = path_own(ram, index_of(ram, pages[i]))
+            frame = NULL if node == NULL else frame_new(0, False)
+            if frame == NULL:
+                raise MemoryError("the host has no memory for pages that are not there yet")
+            at = index_of(ram, pages[i]) & (NODE_FANOUT - 1)
+            if node.child[at] != NULL:
+                frame_unref(frame)
+                raise ValueError(f"page {pages[i]:#x} is not absent")
+            group = records[i] // group_pages
+            entry = free_entry[group]
+            free_entry[group] += 1
+            lazy_of(frame).source, lazy_of(frame).entry, lazy_of(frame).group = source, entry, group
+            source.entries[entry].frame, source.entries[entry].at = frame, records[i] % group_pages
+            source.live += 1
+            frame.flags = FRAME_LAZY
+            node.child[at] = frame
+            ram.resident += 1
+    finally:
+        free(free_entry)
+    return 0
+
+
+cdef void source_done(source_t* source) noexcept:
+    """Let a source go when its last frame does."""
+    lazy_lock()
+    source_drop(&graves, source)
+    lazy_unlock()
 
 
 @final
@@ -1051,6 +1161,7 @@ cdef class Ram(_Tree):
             self.check_like(root)
             with nogil:
                 tree_restore(&self.ram, root.ram.root, root.ram.resident, False)
+        lazy_bury(&graves)
         self.ram.id = ident if ident else counter_add(&last_stamp, 1)
         self.ram.owned = owned
         self.ram.limit = limit
@@ -1061,6 +1172,37 @@ cdef class Ram(_Tree):
     def tenant(self):
         """The number under which it allocates frames."""
         return self.ram.id
+
+    def back(self, fetch, pages, records, uint64_t group_pages):
+        """Let pages, which are absent, be fetched when they are first touched.
+
+        `pages` are physical page numbers and `records` where their content is, both buffers of 64-bit numbers: record r
+        is page r % group_pages of what `fetch(r // group_pages)` returns. What it raises reaches who touched the page.
+        """
+        cdef const uint64_t[::1] which = pages
+        cdef const uint64_t[::1] where = records
+        cdef uint64_t count = which.shape[0]
+        cdef uint64_t i, groups = 0
+        cdef source_t* source
+        self.check(self.ram.base, 0)
+        if <uint64_t> where.shape[0] != count or not 0 < group_pages <= 1 << 20:
+            raise ValueError(f"{count} pages, {where.shape[0]} records in groups of {group_pages}")
+        for i in range(count):
+            if index_of(&self.ram, which[i]) >= self.ram.pages:
+                raise IndexError(f"page {which[i]:#x} is outside RAM {self.ram.base:#x}+{self.ram.size:#x}")
+            groups = max(groups, where[i] // group_pages + 1)
+        if groups > 1ULL << 40:
+            raise ValueError(f"records are in {groups} groups; allowed: up to 2^40")
+        source = source_new(<PyObject*> fetch, groups, count)
+        if source == NULL:
+            raise MemoryError(f"the host has no memory for {count} pages that are not there yet")
+        source.live = 1
+        try:
+            if count:
+                back_pages(&self.ram, source, &which[0], &where[0], count, group_pages)
+        finally:
+            source_done(source)
+            lazy_bury(&graves)
 
     @property
     def owned(self):
@@ -1088,6 +1230,8 @@ cdef class Ram(_Tree):
         self.ram.fail_after = allocations
 
     cdef int check_status(self, ram_status_t status, doing) except -1:
+        if status == RAM_FAILED:
+            raise_failed(&self.ram.failed)
         if status == RAM_QUOTA:
             raise MemoryError(f"{doing} needs more than the limit of {self.ram.limit} frames; "
                               f"{self.ram.owned} are owned")

@@ -399,6 +399,11 @@ cdef inline void ctx_of(const bank_t* bank, ctx_t* c) noexcept nogil:
     c.hgatp = bank.hgatp
 
 
+cdef inline int walk_failed(hart_t* h, uint64_t va, int st) noexcept nogil:
+    """Return what a walk came to that was not ST_OK: a fault is none where a page table could not be fetched."""
+    return st if h.m.ram.failed == NULL else page_refused(h.m, va)
+
+
 cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa) noexcept nogil:
     """Translate a data access inside one page with the hart's effective privilege, and cache what may be cached."""
     cdef int st, whole
@@ -411,19 +416,17 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
     if h.m.fences != NULL:
         check_fences(h, &c, va, acc, st, &w)
     if st != ST_OK:
-        return st
+        return walk_failed(h, va, st)
     pa[0] = w.pa
     whole = pmp_page(h, w.pa, acc, c.priv)
     if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, width, acc, c.priv)):
         return refuse(h, &c, access_fault(acc), va)
     if whole == PAGE_PARTS or acc == ACC_CBO or not in_ram(m, w.pa & PAGE_MASK, PAGE_SIZE):
-        return ST_OK
+        return page_there(m, w.pa)
     if acc == ACC_STORE:
         st = m.mem.own(m.ram, w.pa >> 12, &frame)
         if st != RAM_OK:
-            m.stop_addr = w.pa
-            order_leave(m, STOP_MEMORY)
-            return ST_STOP
+            return page_refused(m, w.pa)
         if m.nwatches:
             if page_watched(m, w.pa, WATCH_LOADS):
                 return ST_OK
@@ -432,9 +435,11 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
             m.api.fill_data(h, va, w.pa, frame, w.writable)
         return ST_OK
     if m.nwatches and page_watched(m, w.pa, WATCH_LOADS):
-        return ST_OK
+        return page_there(m, w.pa)
     frame = m.mem.find(m.ram, w.pa >> 12)
-    if frame != NULL and note_used(h, &c, va, &w):
+    if frame == NULL:
+        return page_there(m, w.pa)
+    if note_used(h, &c, va, &w):
         m.api.fill_data(h, va, w.pa, frame, 0)
     return ST_OK
 
@@ -460,9 +465,9 @@ cdef int mmu_translate_as(hart_t* h, uint64_t va, int acc, int width, int hlvx, 
     if h.m.fences != NULL:
         check_fences(h, &c, va, acc, st, &w)
     if st != ST_OK:
-        return st
+        return walk_failed(h, va, st)
     pa[0] = w.pa
-    return ST_OK if pmp_allows(h, w.pa, width, acc, c.priv) else refuse(h, &c, access_fault(acc), va)
+    return page_there(h.m, w.pa) if pmp_allows(h, w.pa, width, acc, c.priv) else refuse(h, &c, access_fault(acc), va)
 
 
 cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
@@ -481,15 +486,17 @@ cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
         h.access_pc = va
         check_fences(h, &c, va, ACC_FETCH, st, &w)
     if st != ST_OK:
-        return st
+        return walk_failed(h, va, st)
     whole = pmp_page(h, w.pa, ACC_FETCH, c.priv)
     if whole == PAGE_NEVER or (whole == PAGE_PARTS and not pmp_allows(h, w.pa, 2, ACC_FETCH, c.priv)):
         return refuse(h, &c, CAUSE_FETCH_ACCESS, va)
     h.slow_pa = w.pa
     if whole == PAGE_PARTS or not in_ram(h.m, w.pa & PAGE_MASK, PAGE_SIZE):
-        return ST_LEAVE
+        return ST_LEAVE if page_there(h.m, w.pa) == ST_OK else ST_STOP
     frame = h.m.mem.find(h.m.ram, w.pa >> 12)
-    if frame == NULL or not note_used(h, &c, va, &w):
+    if frame == NULL:
+        return ST_LEAVE if page_there(h.m, w.pa) == ST_OK else ST_STOP
+    if not note_used(h, &c, va, &w):
         return ST_LEAVE
     h.m.api.fill_fetch(h, va, frame)
     found[0] = frame

@@ -19,6 +19,7 @@ cdef enum ram_status_t:
     RAM_NOMEM = 1       # the host has no memory to give
     RAM_QUOTA = 2       # the machine's memory_limit is reached
     RAM_OUTSIDE = 3     # the page is not part of this RAM
+    RAM_FAILED = 4      # the page could not be fetched: ram_t.failed says why
 
 
 cdef enum frame_flag_t:
@@ -26,6 +27,7 @@ cdef enum frame_flag_t:
     FRAME_PT = 2        # supplied a PTE to a live translation: no write-TLB entry may exist
     FRAME_WTLB = 4      # some write-TLB entry may exist (a hint: set means "look")
     FRAME_DIGEST = 8    # `digest` is that of the content
+    FRAME_LAZY = 16     # the content is not there yet: lazy.pxd; outside memory.pyx no such frame is seen
 
 
 cdef enum:
@@ -93,11 +95,12 @@ cdef struct ram_t:
     void (*left)(void* listener, frame_t** pairs, uint64_t n) noexcept nogil
     uint64_t id         # frames it allocates carry this as `owner`
     uint64_t resident   # frames in its tree
+    void* failed        # the exception that kept a page from being fetched, until it is raised; NULL: none
 
 
 cdef struct ram_api_t:
     # page numbers are absolute physical ones (pa >> 12)
-    frame_t* (*find)(ram_t* ram, uint64_t ppn) noexcept nogil                       # NULL: absent (zeros) or outside
+    frame_t* (*find)(ram_t* ram, uint64_t ppn) noexcept nogil       # NULL: absent (zeros), outside, or failed
     ram_status_t (*own)(ram_t* ram, uint64_t ppn, frame_t** frame) noexcept nogil   # the only way to writable bytes
     void (*drain)(ram_t* ram) noexcept nogil                                        # free the limbo
     pt_t* (*pt_of)(frame_t* frame) noexcept nogil                                  # allocate on demand; NULL: no memory

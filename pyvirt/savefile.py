@@ -537,8 +537,7 @@ def _parts(opened: Opened, devices: Iterable[type[Device]] | None) -> tuple[Part
 def _root(layers: Layers, size: int) -> Root:
     ram = Ram(RAM_BASE, size)
     for reader, table in layers.resolved():
-        for page, record in zip(table.pages, table.records, strict=True):
-            ram.write(page << 12, reader.page(record))
+        ram.back(reader.group, table.pages, table.records, reader.index.group_pages)
     return ram.share()
 
 
