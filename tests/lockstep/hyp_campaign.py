@@ -75,7 +75,7 @@ def plan() -> dict[str, list[tuple[Callable[[], Program], Ways]]]:
 
     return {
         "causes": [(later(make_causes, k, 1), (STEP,)) for k in ("exceptions", "interrupts", "storms")],
-        "insns": [(later(make_insns, 1, 0), (STEP,))],
+        "insns": [(later(make_insns, 1, part), ((STEP, SLICES)[part % 2],)) for part in range(INSN_PARTS)],
         "csrs": [
             (later(make_csrs, s, 1, (M, VS) if s == "open" else ()), (SLICES,)) for s in hyp_csrs.SETTINGS
         ],

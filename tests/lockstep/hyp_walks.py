@@ -239,7 +239,6 @@ body_{i}:
             vsatp = SATP[self.sv] << 60 | self.rng.getrandbits(16) << 44 | TABLES + 0x1000 * (LEVELS[self.sv] - 1) >> 12
         if self.svx4:
             hgatp = SATP[self.svx4] << 60 | self.rng.getrandbits(14) << 44 | G_TABLES >> 12
-        page = ".rept 256\n.dword 0x5a5aa5a5deadbeef\n.endr\n.rept 511\n.word 0x73\n.endr\n.half 0, 0x73\n"
         return f"""
   la t0, m_trap
   csrw mtvec, t0
@@ -284,9 +283,7 @@ s_trap:
 {first.g_stage()}
 .org {DATA - CODE:#x}
 data:
-.rept 16
-{page}
-.endr
+{paging.DATA_PAGES}
 """
 
     def first_stage(self) -> str:

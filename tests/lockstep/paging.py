@@ -25,6 +25,11 @@ ACCESSES = {
     "clean": "cbo.clean (t0)", "flush": "cbo.flush (t0)", "prefetch": "prefetch.w 0(t0)", "fetch": "jr t0",
 }
 ALIGNED = {"lr", "sc", "amo"}
+# Sixteen pages of data and of calls to come back from, each of which tells which one it is.
+DATA_PAGES = "".join(
+    f".rept 256\n.dword {0x5A5A_A5A5_DEAD_BE00 + i:#x}\n.endr\n.rept 511\n.word 0x73\n.endr\n.half 0, 0x73\n"
+    for i in range(16)
+)
 
 
 def entry(rng: random.Random, level: int) -> int:
@@ -198,7 +203,6 @@ body_{i}:
             else:
                 fixed[0] = below
             tables.append(self.dwords(fixed, first.tables[level]))
-        page = ".rept 256\n.dword 0x5a5aa5a5deadbeef\n.endr\n.rept 511\n.word 0x73\n.endr\n.half 0, 0x73\n"
         return f"""
   la t0, m_trap
   csrw mtvec, t0
@@ -229,9 +233,7 @@ m_trap:
 {"".join(tables)}
 .org {DATA - CODE:#x}
 data:
-.rept 16
-{page}
-.endr
+{DATA_PAGES}
 """
 
     @staticmethod

@@ -17,23 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COPIED = ("ext", "pyvirt", "tests", "build", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
-RUNNER = "import sys; from tests.lockstep.planted import hunt; sys.exit(hunt(sys.argv[1]))"
+RUNNER = "import sys; from tests.lockstep.planted import hunt; sys.exit(hunt(sys.argv[1], hyp=sys.argv[2] == 'hyp'))"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An edit: in `file`, the one occurrence of `old` becomes `new`. `subject` is where the hunt starts."""
+    """An edit: in `file`, the one occurrence of `old` becomes `new`.
+
+    The hunt starts with `subject`; with `hyp` it is one of the campaign with the hypervisor extension, which is gone
+    through instead of the base's.
+    """
 
     name: str
     file: str
     old: str
     new: str
     subject: str
+    hyp: bool = False
 
 
 _SC_END = "            return finish(h, op, n, st)\n    h.s.resv_width = 0\n"
 
-FAULTS = (
+BASE_FAULTS = (
     Fault("lb-zero-extends", "ext/insn_i.pxd", "return sext8(v)", "return v & 0xFF", "rows"),
     Fault("missed-underflow", "ext/fpenv.pxd",
           "return ((c >> 5) & 1) | ((c >> 3) & 2) | ((c >> 1) & 4)", "return ((c >> 5) & 1) | ((c >> 1) & 4)", "rows"),
@@ -58,7 +63,54 @@ FAULTS = (
           "want = PTE_A | (PTE_D if acc == ACC_STORE else 0)", "want = PTE_A", "paging"),
     Fault("mxr-ignored", "ext/mmu.pyx",
           "return pte & PTE_R or (mxr and pte & PTE_X)", "return (pte & PTE_R) != 0", "paging"),
+    Fault("napot-in-one-stage", "ext/mmu.pyx",
+          "ppn = (ppn & ~<uint64_t>15) | ((address >> 12) & 15)", "ppn = ppn & ~<uint64_t>15", "paging"),
 )
+
+
+def _hyp(name: str, file: str, old: str, new: str, subject: str) -> Fault:
+    return Fault(name, file, old, new, subject, hyp=True)
+
+
+HYP_FAULTS = (
+    _hyp("htval-not-shifted", "ext/trap.pyx", "h.s.htval = tval2", "h.s.htval = tval2 << 2", "causes"),
+    _hyp("gva-not-set", "ext/trap.pyx", "        if gva:\n            hstatus |= HSTATUS_GVA\n", "", "causes"),
+    _hyp("spvp-not-set", "ext/trap.pyx",
+         "hstatus |= HSTATUS_SPV | (HSTATUS_SPVP if h.s.priv == PRIV_S else 0)", "hstatus |= HSTATUS_SPV", "causes"),
+    _hyp("mpv-survives-mret", "ext/trap.pyx",
+         "status &= ~(MSTATUS_MIE | MSTATUS_MPP | MSTATUS_MPV)", "status &= ~(MSTATUS_MIE | MSTATUS_MPP)", "causes"),
+    _hyp("hedeleg-ignored-for-load-page", "ext/trap.pyx",
+         "elif virt and further >> number & 1:", "elif virt and further >> number & 1 and number != 13:", "causes"),
+    _hyp("guest-sees-the-hosts-number", "ext/trap.pyx",
+         "        cause -= 1  # a guest", "        cause -= 0  # a guest", "causes"),
+    _hyp("vtsr-ignored", "ext/trap.pyx",
+         "return CAUSE_VIRTUAL if h.s.hstatus & HSTATUS_VTSR else 0", "return 0", "insns"),
+    _hyp("scause-not-substituted", "ext/csr_read.pxd",
+         "CSR_SEPC, CSR_SCAUSE, CSR_STVAL", "CSR_SEPC, CSR_STVAL", "causes"),
+    _hyp("guests-fs-not-dirtied", "ext/csr_read.pxd",
+         "        h.s.vsstatus |= MSTATUS_FS\n", "        pass\n", "mixes"),
+    _hyp("counter-illegal-not-virtual", "ext/csr_read.pxd",
+         "if h.s.virt and not h.s.hcounteren >> bit & 1:\n        return CAUSE_VIRTUAL",
+         "if h.s.virt and not h.s.hcounteren >> bit & 1:\n        return CAUSE_ILLEGAL", "insns"),
+    _hyp("hip-does-not-reach-hvip", "ext/csr_write.pxd",
+         "    if special == HIP_VIEW:\n        soft_vs_set(h, value)\n", "    if special == HIP_VIEW:\n", "csrs"),
+    _hyp("hlvx-checks-r", "ext/mmu.pyx", "if acc == ACC_FETCH or hlvx:", "if acc == ACC_FETCH:", "walks"),
+    _hyp("g-stage-ignores-u", "ext/mmu.pyx", "if not pte & PTE_U or not permits(pte, need", "if not permits(pte, need",
+         "walks"),
+    _hyp("g-root-of-one-page", "ext/mmu.pyx", "(2047 if level == levels - 1 else 511)", "511", "walks"),
+    _hyp("guests-mxr-in-g-stage", "ext/mmu.pyx", "mxr = c.mxr_g if not inst else 0", "mxr = c.mxr if not inst else 0",
+         "walks"),
+    _hyp("table-is-read-not-written", "ext/mmu.pyx", "gat, acc, ACC_STORE, 0x3020, w", "gat, acc, ACC_STORE, 0x3000, w",
+         "walks"),
+    _hyp("napot-takes-its-first-page", "ext/mmu.pyx",
+         "ppn = (ppn & ~<uint64_t>15) | ((address >> 12) & 15)", "ppn = ppn & ~<uint64_t>15", "walks"),
+    _hyp("pbmt-always-on-in-g-stage", "ext/mmu.pyx",
+         "malformed(m, pte, h.s.menvcfg & ENVCFG_PBMTE)", "malformed(m, pte, ENVCFG_PBMTE)", "walks"),
+    _hyp("henvcfg-adue-ignored", "ext/mmu.pyx",
+         "adue = (h.s.henvcfg & h.s.menvcfg if c.virt else h.s.menvcfg) & ENVCFG_ADUE",
+         "adue = h.s.menvcfg & ENVCFG_ADUE", "walks"),
+)
+FAULTS = BASE_FAULTS + HYP_FAULTS
 BY_NAME = {f.name: f for f in FAULTS}
 
 
@@ -97,7 +149,7 @@ def try_fault(tree: Path, fault: Fault) -> str:
         if built.returncode:
             raise RuntimeError(f"{fault.name}: the copy does not build:\n{built.stderr[-2000:]}")
         try:
-            hunted = _run(tree, "-c", RUNNER, fault.subject, limit=600)
+            hunted = _run(tree, "-c", RUNNER, fault.subject, "hyp" if fault.hyp else "base", limit=600)
         except subprocess.TimeoutExpired:
             return "pyvirt did not come back in 600 s"
     finally:
@@ -109,17 +161,17 @@ def try_fault(tree: Path, fault: Fault) -> str:
     return ""
 
 
-def hunt(first: str) -> int:
-    """Run the campaign, one subject before the others, until the machines differ; 3 then, and 0 if they never do."""
-    from tests.lockstep import campaign
+def hunt(first: str, *, hyp: bool = False) -> int:
+    """Run a campaign, one subject before the others, until the machines differ; 3 then, and 0 if they never do."""
+    from tests.lockstep import campaign, hyp_campaign
 
-    plan = campaign.plan()
+    run, plan = (hyp_campaign.run, hyp_campaign.plan()) if hyp else (campaign.run, campaign.plan())
     for name in sorted(plan, key=lambda n: n != first):
         for maker, ways in plan[name]:
             program = maker()
             for way in ways:
                 try:
-                    campaign.run(program, way)
+                    run(program, way)
                 except AssertionError as e:
                     print(f"{name}, {way.name}: {' | '.join(str(e).splitlines()[:3])}")
                     return 3
