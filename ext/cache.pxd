@@ -325,6 +325,8 @@ cdef struct machine_t:
     uint32_t nrecords
     uint32_t records_cap
     # Choices that the manual leaves open
+    uint64_t walks          # walks done, and of those of the G-stage which its cache did not save; no part of the state
+    uint64_t g_walks
     uint32_t transform      # htinst and mtinst describe explicit accesses; else they are 0 for these
     uint32_t geilen         # guest external interrupt lines
     uint64_t g_modes        # hgatp modes offered, a bit each

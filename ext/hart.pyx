@@ -315,6 +315,11 @@ cdef class Core:
         note.opaque, note.fn = &self.m, notify
         return capsule_new(&note, sizeof(notify_t), "pyvirt.notify_t", self)
 
+    @property
+    def walks(self) -> tuple:
+        """How many walks of page tables there were: (all, those of the G-stage that its cache did not save)."""
+        return self.m.walks, self.m.g_walks
+
     def request_exit(self) -> None:
         """Make `run` come back with stop "exit" behind the current instruction; for devices that end the guest."""
         exit_notify(&self.m)

@@ -232,6 +232,7 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         pa[0] = g.pa | (gpa & 4095)
         leaf[0] = g.pte
         return ST_OK
+    m.g_walks += 1
     levels = levels_of(c.hgatp)
     if gpa >> (14 + 9 * levels):
         return g_refuse(h, c, acc, va, gpa, inst)
@@ -282,6 +283,7 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
     cdef machine_t* m = h.m
     cdef int levels, level, shift, ok, st
     cdef uint64_t base, pte = 0, at, gat, want, leaf = 0, gpa = va, pbmte, adue
+    m.walks += 1
     w.depth = w.g_depth = w.first_ok = 0
     w.bits = 0
     w.writable = w.readable = 1

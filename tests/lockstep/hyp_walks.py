@@ -32,6 +32,8 @@ HYPER = {
 def g_entry(rng: random.Random, level: int, page: int) -> int:
     """Return a G-stage entry to a page, or at a higher level to RAM: good, or with one or two things changed."""
     ppn = (page if level == 0 else CODE if level < 3 else 0) >> 12
+    if level == 0 and rng.random() < 0.15:
+        return 1 << 63 | (ppn & ~0xF | 8) << 10 | V | R | W | X | A | D | USER  # one of a good 64 KiB page
     bits = V | rng.choice((R, R | W, R | X, X, R | W | X, R | W | X, R | W | X)) | A | D | USER
     bits |= paging.G if rng.random() < 0.2 else 0
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
