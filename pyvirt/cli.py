@@ -26,11 +26,12 @@ from typer.core import TyperCommand, TyperGroup
 import pyvirt
 from pyvirt import loader
 from pyvirt.aside import aside
+from pyvirt.container import is_saved
 from pyvirt.disk import Disk
 from pyvirt.errors import ConfigError, HostError, LoadError, PyvirtError
 from pyvirt.machine import Machine
-from pyvirt.savefile import DISKS, is_saved
 from pyvirt.script import FAILED, INTERRUPTED, TAIL_LINES, USAGE, Budget, Outcome, Script, Step, parse_step
+from pyvirt.sections import DISKS
 from pyvirt.snapshot import check_disks
 from pyvirt.stop import Stop, StopReason
 from pyvirt.terminal import HELP, Input, Signals, Terminated, interact

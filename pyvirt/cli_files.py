@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pyvirt import cli, savefile
+from pyvirt import cli, savefile, savetools
 from pyvirt.aside import aside
 from pyvirt.config import show_size
+from pyvirt.container import is_saved
 from pyvirt.disk import BLOCK
 from pyvirt.errors import ConfigError
 
@@ -48,7 +49,7 @@ def load(
 ) -> None:
     """Go on with a saved machine, as `run FILE` does: with a terminal, at its console."""
     _check(file)
-    if not savefile.is_saved(file):
+    if not is_saved(file):
         raise ConfigError(f"FILE: {file!r} is no saved machine; allowed: what --save or Snapshot.save() wrote")
     cli.run(ctx, file, save=save, verify_key=verify_key, within=within, expect=expect, send=send,
             max_instructions=max_instructions, timeout=timeout, console=console, stats=stats)
@@ -83,13 +84,13 @@ def rebase(
     _check(file)
     if flat == (parent is not None):
         raise ConfigError(f"rebase: --flat is {flat} and --parent is {parent!r}; allowed: one of them")
-    savefile.rebase(file, parent=parent, sign=sign, within=within or None)
+    savetools.rebase(file, parent=parent, sign=sign, within=within or None)
 
 
 def commit(file: File, sign: Sign = None, within: Within = None) -> None:
     """Write what a file holds to its parent; other files that stand on the parent are refused from then on."""
     _check(file)
-    typer.echo(f"{savefile.commit(file, sign=sign, within=within or None)} is now what {file} is", err=True)
+    typer.echo(f"{savetools.commit(file, sign=sign, within=within or None)} is now what {file} is", err=True)
 
 
 def inspect(
@@ -98,7 +99,7 @@ def inspect(
 ) -> None:
     """Show what a saved machine is, without starting it."""
     _check(file)
-    found = savefile.inspect(file, within=within or None)
+    found = savetools.inspect(file, within=within or None)
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(_lines(found)))
 
 
@@ -133,7 +134,7 @@ def verify(file: File, verify_key: VerifyKey = None, within: Within = None) -> N
     _check(file)
     from pyvirt.machine import revive
 
-    savefile.verify(file, verify_key=verify_key, within=within or None, build=revive)
+    savetools.verify(file, verify_key=verify_key, within=within or None, build=revive)
     typer.echo(f"{file}: ok")
 
 

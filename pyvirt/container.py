@@ -329,3 +329,12 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"<Reader {str(self.path)!r} {len(self.sections)} sections, {self.index.records} pages>"
+
+
+def is_saved(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file is a saved machine, by its first bytes."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise HostError(error.errno, f"{path}: cannot be read: {error.strerror}") from error

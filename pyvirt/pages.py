@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+from blake3 import blake3
 
 from pyvirt.container import PAGE, Reader
 from pyvirt.disk import BaseFile
@@ -167,3 +168,15 @@ class HeldBase(BaseFile):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HeldBase, (self._blocks, self._size)
+
+
+def base_digest(base: BaseFile) -> bytes:
+    """Return the digest of an image file's content."""
+    total = blake3()
+    at = 0
+    while True:
+        data = base.pread(1 << 20, at)
+        if not data:
+            return total.digest()
+        total.update(data)
+        at += len(data)

@@ -14,7 +14,7 @@ import pytest
 from blake3 import blake3
 
 import pyvirt as pv
-from pyvirt import savefile
+from pyvirt import savefile, savetools
 from pyvirt.aside import aside
 from pyvirt.container import Reader, Writer
 from pyvirt.devices.base import Device, Region
@@ -109,7 +109,7 @@ def test_a_chain_of_increments(tmp_path: Path) -> None:
         content = sectors(vm._disks[0])
     assert all((tmp_path / f"{k}").stat().st_size < (tmp_path / "0").stat().st_size / 4 for k in range(1, 5))
     image.unlink()
-    savefile._known.clear()
+    savefile.known.clear()
     for k in (3, 0, 4, 1, 2):
         with pv.Snapshot.load(tmp_path / f"{k}").fork() as vm:
             assert vm.digest() == digests[k]
@@ -119,19 +119,19 @@ def test_a_chain_of_increments(tmp_path: Path) -> None:
         vm.snapshot().save(tmp_path / "5", parent=tmp_path / "2")
         assert pv.Snapshot.load(tmp_path / "5").digest == vm.digest()
     # another parent, none, and into the parent
-    savefile.rebase(tmp_path / "4", parent=tmp_path / "1")
+    savetools.rebase(tmp_path / "4", parent=tmp_path / "1")
     (tmp_path / "3").unlink()
     assert pv.Snapshot.load(tmp_path / "4").digest == digests[4]
-    assert savefile.commit(tmp_path / "4") == tmp_path / "1"
+    assert savetools.commit(tmp_path / "4") == tmp_path / "1"
     assert pv.Snapshot.load(tmp_path / "1").digest == digests[4]
     with pytest.raises(pv.LoadError, match=r"its parent .*1 is not the file it was"):
         pv.Snapshot.load(tmp_path / "2")
-    savefile.rebase(tmp_path / "1")
+    savetools.rebase(tmp_path / "1")
     for k in (0, 2, 4, 5):
         (tmp_path / f"{k}").unlink()
     assert pv.Snapshot.load(tmp_path / "1").digest == digests[4]
     with pytest.raises(pv.ConfigError, match="stands on no other file"):
-        savefile.commit(tmp_path / "1")
+        savetools.commit(tmp_path / "1")
 
 
 def test_a_parent_has_to_be_alike(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_devices_of_ones_own_are_handed_over(tmp_path: Path) -> None:
         pv.Snapshot.load(tmp_path / "a")
     with pv.Snapshot.load(tmp_path / "a", devices=[Counter]).fork() as vm:
         assert vm.bus.read(0x1100_0000, 4) == 11
-    savefile.rebase(tmp_path / "a")     # needs no class
+    savetools.rebase(tmp_path / "a")     # needs no class
     with pv.Snapshot.load(tmp_path / "a", devices=[Counter]).fork() as vm:
         assert vm.bus.read(0x1100_0000, 4) == 11
     with pv.Machine(ram="1M", devices=[Counter(5, steps=object())]) as vm, \
@@ -271,7 +271,7 @@ def test_unknown_optional_sections_are_kept(tmp_path: Path) -> None:
     snap = pv.Snapshot.load(changed)
     assert snap.digest == now
     snap.save(tmp_path / "again", parent=path)
-    savefile.rebase(tmp_path / "again")
+    savetools.rebase(tmp_path / "again")
     with Reader(tmp_path / "again") as reader:
         assert reader.sections["future"].version == 7
         assert unpack(reader.section("future")) == {"a": [1, 2]}
@@ -289,7 +289,7 @@ def test_every_byte_counts(tmp_path: Path) -> None:
     for at in [*range(0, 256, 3), *unsigned, *range(256, len(data), 11)]:
         (tmp_path / "b").write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:])
         with pytest.raises(pv.LoadError):
-            savefile.verify(tmp_path / "b")
+            savetools.verify(tmp_path / "b")
     for size in (0, 7, 100, 256, len(data) - 1, len(data) + 1):
         (tmp_path / "b").write_bytes((data + b"x")[:size])
         with pytest.raises(pv.LoadError):
