@@ -656,6 +656,10 @@ cdef void tree_restore(ram_t* ram, node_t* root, uint64_t resident, bint count) 
         if old == NULL and (not count or ram.stamp == ram.id):
             # Nothing goes, and if nothing was ever allocated here all that comes is others'.
             ram.resident = resident
+        elif root == NULL and not count:
+            ram.resident = 0
+            leaving.lost = True
+            leaving.len = 2     # whatever there was goes: nobody needs a list
         else:
             node_leave(ram, old, root, ram.levels - 1, &leaving)
         if ram.left != NULL and leaving.len:

@@ -73,6 +73,9 @@ class Use(Protocol):
 
     def check(self) -> None: ...
 
+    def pin(self) -> Parts:
+        """Return the parts for good: something that leads to them is given away."""
+
 
 class CsrValue(int):
     """A CSR's value: an int whose fields are attributes, shown in hexadecimal.
@@ -269,8 +272,6 @@ class Hart(Registers):
     _isa: str
     _symbols: Callable[[], Mapping[str, int]]
     _walker: Callable[..., Walk]
-    _csr: Csrs
-    _mem: Memory
     _PROPERTIES = ("pc", "world", "waiting", "index", "csr", "mem", "count", "state", "registers",
                    "isa")
 
@@ -278,8 +279,6 @@ class Hart(Registers):
                  walk: Callable[..., Walk]) -> None:
         d = self.__dict__
         d["_use"], d["_index"], d["_isa"], d["_symbols"], d["_walker"] = use, index, isa, symbols, walk
-        d["_csr"] = Csrs(self)
-        d["_mem"] = Memory(_Virtual(self))
 
     @property
     def index(self) -> int:
@@ -353,12 +352,12 @@ class Hart(Registers):
     @property
     def csr(self) -> Csrs:
         """The control and status registers."""
-        return self._csr
+        return Csrs(self)   # made when asked for: held, the two would keep the machine until garbage is collected
 
     @property
     def mem(self) -> Memory:
         """Memory at virtual addresses, as the hart translates them now."""
-        return self._mem
+        return Memory(_Virtual(self))
 
     @property
     def registers(self) -> dict[str, int]:
@@ -405,15 +404,13 @@ class Hart(Registers):
         hypervisor. ConfigError where the machine was made without that number.
         """
         try:
-            return IrqLine(self._core.guest_line(self._index, number))
+            return IrqLine(self._use.pin().core.guest_line(self._index, number))
         except (ValueError, OverflowError, TypeError) as error:
             raise ConfigError(f"guest_line: {error}") from error
 
     def translate(self, va: int) -> int:
         """Return the physical address of a virtual one, as a load, else a store, else a fetch sees it."""
-        backend = self._mem._backend
-        assert isinstance(backend, _Virtual)
-        return backend.translate(register_value(va, "va"), (LOAD, STORE, FETCH))
+        return _Virtual(self).translate(register_value(va, "va"), (LOAD, STORE, FETCH))
 
     def walk(self, va: int, *, access: str = "load", world: str | None = None) -> Walk:
         """Explain a translation step by step, for a "load", "store" or "fetch", or "hlvx", in this world or another.

@@ -120,7 +120,27 @@ class Memory:
         self._regions: list[Region] | None = None
         if regions is not None:
             self._regions = sorted(Region(*region) for region in regions)
-        self.u8, self.u16, self.u32, self.u64 = (Words(self, width) for width in (1, 2, 4, 8))
+
+    # Made when asked for: a view that its memory held would keep both, and the machine, until garbage is collected.
+    @property
+    def u8(self) -> Words:
+        """Words of 8 bits."""
+        return Words(self, 1)
+
+    @property
+    def u16(self) -> Words:
+        """Words of 16 bits."""
+        return Words(self, 2)
+
+    @property
+    def u32(self) -> Words:
+        """Words of 32 bits."""
+        return Words(self, 4)
+
+    @property
+    def u64(self) -> Words:
+        """Words of 64 bits."""
+        return Words(self, 8)
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -258,9 +258,17 @@ class Tenant:
             return False
         try:
             shell = self._shell
-            if shell is None or self.pinned or self.thread is not None or self._uses or not shell.bare:
+            if shell is None or self.thread is not None or self._uses:
                 return False
-            content = self.take()
+            if self.pinned or not shell.bare:
+                POOL.gone(self)     # it keeps its shell at least until it is used again: no need to ask each time
+                return False
+            try:
+                content = self.take()
+            except Exception:  # noqa: BLE001
+                # Who wants a shell is not the one to hear of it: this machine will say so when it is asked itself.
+                self.pinned = True
+                return False
             self._ident, self._owned = shell.board.ram.tenant, shell.board.ram.owned
             self._content, self._shell = content, None
             POOL.gone(self)

@@ -88,6 +88,170 @@ typed:  li      s8, 0xc200004
 hello:  .asciz  "UP\\n"
 """
 
+# Remaps its pages all the time, by entries whose A and D bits the hart sets, and changes whole tables; loads and stores
+# through them. With VIRT it does so in VS-mode, and firmware swaps pages of the G-stage when it is called.
+MAPPER = """
+        li      t0, -1
+        csrw    pmpaddr0, t0
+        li      t0, 0x1f
+        csrw    pmpcfg0, t0
+        li      t0, 1 << 61             # ADUE
+        csrw    menvcfg, t0
+        la      s0, root
+        la      s1, middle
+        la      s2, leaves              # two tables of 64 pages
+        li      s3, 0x80200000          # 32 pages of data
+        li      t0, 0x80000000 >> 2 | 0xcf
+        sd      t0, 16(s0)
+        srli    t0, s1, 2
+        ori     t0, t0, 1
+        sd      t0, 8(s0)
+        srli    t0, s2, 2
+        ori     t0, t0, 1
+        sd      t0, 0(s1)
+        addi    t0, t0, 0x400
+        sd      t0, 8(s1)
+        li      t1, 0
+1:      slli    t0, t1, 3
+        add     t0, t0, s2
+        andi    t2, t1, 31
+        slli    t2, t2, 10
+        srli    t3, s3, 2
+        add     t2, t2, t3
+        ori     t2, t2, 7
+        sd      t2, 0(t0)
+        li      t3, 4096
+        add     t0, t0, t3
+        sd      t2, 0(t0)
+        addi    t1, t1, 1
+        li      t0, 64
+        bne     t1, t0, 1b
+        srli    t0, s0, 12
+        li      t1, 8 << 60
+        or      t0, t0, t1
+        li      t2, VIRT
+        bnez    t2, 2f
+        csrw    satp, t0
+        li      t3, 0
+        j       3f
+2:      csrw    vsatp, t0
+        la      a0, groot
+        la      a1, gmiddle
+        la      a2, gleaves
+        srli    t0, a1, 2
+        ori     t0, t0, 1
+        sd      t0, 16(a0)
+        li      t0, 0x80000000 >> 2 | 0xdf
+        sd      t0, 0(a1)
+        srli    t0, a2, 2
+        ori     t0, t0, 1
+        sd      t0, 8(a1)
+        li      t1, 0
+5:      slli    t0, t1, 10
+        srli    t2, s3, 2
+        add     t0, t0, t2
+        ori     t0, t0, 0x17
+        slli    t2, t1, 3
+        add     t2, t2, a2
+        sd      t0, 0(t2)
+        addi    t1, t1, 1
+        li      t0, 32
+        bne     t1, t0, 5b
+        srli    t0, a0, 12
+        li      t1, 8 << 60
+        or      t0, t0, t1
+        csrw    hgatp, t0
+        li      t0, 1 << 61
+        csrw    henvcfg, t0
+        li      t3, 1 << 39             # MPV
+3:      li      t0, 1 << 11
+        or      t0, t0, t3
+        csrw    mstatus, t0
+        la      t0, firmware
+        csrw    mtvec, t0
+        la      t0, loop
+        csrw    mepc, t0
+        li      s5, 88172645463325252
+        mret
+
+        .balign 4
+firmware:
+        csrr    t0, mcause
+        addi    t0, t0, -10
+        bnez    t0, firmware            # nothing else may come
+        andi    t1, s5, 15
+        slli    t1, t1, 3
+        add     t1, t1, a2
+        ld      t2, 0(t1)
+        ld      t3, 128(t1)
+        sd      t3, 0(t1)
+        sd      t2, 128(t1)
+        hfence.gvma
+        csrr    t0, mepc
+        addi    t0, t0, 4
+        csrw    mepc, t0
+        mret
+
+loop:   addi    s4, s4, 1
+        li      t1, VIRT
+        beqz    t1, 8f
+        andi    t0, s4, 63
+        bnez    t0, 8f
+        ecall
+8:      slli    t0, s5, 13
+        xor     s5, s5, t0
+        srli    t0, s5, 7
+        xor     s5, s5, t0
+        slli    t0, s5, 17
+        xor     s5, s5, t0
+        andi    t0, s5, 63              # slot
+        srli    t1, s5, 6
+        andi    t1, t1, 1               # table
+        andi    t2, s4, 7
+        bnez    t2, 6f
+        srli    t2, s5, 8               # another page for that slot
+        andi    t2, t2, 31
+        slli    t2, t2, 10
+        srli    t3, s3, 2
+        add     t2, t2, t3
+        ori     t2, t2, 7
+        slli    t3, t1, 12
+        add     t3, t3, s2
+        slli    t4, t0, 3
+        add     t3, t3, t4
+        sd      t2, 0(t3)
+        sfence.vma
+6:      andi    t2, s4, 63
+        bnez    t2, 7f
+        ld      t2, 0(s1)
+        ld      t3, 8(s1)
+        sd      t3, 0(s1)
+        sd      t2, 8(s1)
+        sfence.vma
+7:      slli    t0, t0, 12
+        slli    t1, t1, 21
+        li      t2, 0x40000000
+        add     t0, t0, t1
+        add     t0, t0, t2
+        srli    t1, s5, 16
+        li      t2, 0xff8
+        and     t1, t1, t2
+        add     t0, t0, t1
+        ld      t1, 0(t0)
+        add     s6, s6, t1
+        xor     t1, t1, s5
+        sd      t1, 0(t0)
+        j       loop
+
+        .balign 16384
+groot:  .zero   16384
+gmiddle: .zero  4096
+gleaves: .zero  4096
+root:   .zero   4096
+middle: .zero   4096
+leaves: .zero   8192
+"""
+
 # Writes one sector after the other: its number, then a running count; the host has set up the queue.
 WRITER = """
         li      s0, 0x10001000          # virtio-mmio
@@ -124,6 +288,11 @@ SECTORS = 200
 def busy(**options: Any) -> pv.Machine:
     """Return a machine with BUSY loaded."""
     return pv.Machine(**{"ram": "8M", **options}).load(pv.asm(BUSY))
+
+
+def mapper(*, virt: bool = False, **options: Any) -> pv.Machine:
+    """Return a machine with MAPPER loaded."""
+    return pv.Machine(**{"ram": "8M", **options}).load(pv.asm(MAPPER, symbols={"VIRT": int(virt)}))
 
 
 def writer(image: Path, **options: Any) -> pv.Machine:
