@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvirt._memory import Ram, Root
@@ -27,8 +27,12 @@ from pyvirt.regnames import F_NAMES, X_NAMES
 from pyvirt.values import DiskRef
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from pyvirt._hart import Hart
     from pyvirt.machine import Machine
+    from pyvirt.pagestore import Entry
+    from pyvirt.snapmap import Shared
 
 PAGE = 4096
 Entropy = int | str | bytes
@@ -141,7 +145,8 @@ class Snapshot(Node):
     """One moment of a machine, which never changes: a node of its history. Made by `vm.snapshot()`.
 
     `fork()` makes a machine that goes on from here; `vm.restore(snap)` takes a machine back. `name`, `note` and tags
-    are labels and may change. A pickled snapshot holds all its pages, and no place in a tree.
+    are labels and may change. A pickled snapshot holds all its pages, and no place in a tree; `share()` gives
+    workers on this host a smaller one.
     """
 
     def __init__(self, *, recipe: Recipe, build: Callable[[Snapshot], Machine], parent: Snapshot | None = None,
@@ -154,6 +159,19 @@ class Snapshot(Node):
         self._seen: tuple[Any, ...] | None = None
         self._file: bytes | None = None     # the id of a file that holds the same
         self._kept: tuple[Any, ...] = ()    # sections of it that this version does not know
+        self._shared: Entry | None = None       # its place in the page store, once other processes were given it
+
+    @classmethod
+    def _made(cls, recipe: Recipe, build: Callable[[Snapshot], Machine], content: Content,
+              labels: tuple[Any, ...]) -> Snapshot:
+        """Make a snapshot of parts that came from elsewhere, and that may lie."""
+        name, note, tags, host_time = labels
+        snap = cls(recipe=recipe, build=build, name=name, content=content, checked=False)
+        snap.note, snap.host_time = note, host_time
+        return snap.tag(*tags)
+
+    def _labels(self) -> tuple[Any, ...]:
+        return self.name, self.note, sorted(self.tags), self.host_time
 
     def _fill(self, content: Content) -> None:
         self._content = content
@@ -262,7 +280,31 @@ class Snapshot(Node):
         seed = entropy_bytes(entropy)
         if entropy in ("same", "fresh") or seed is None:
             return [self.fork(entropy=entropy) for _ in range(n)]
-        return [self.fork(entropy=hashlib.sha256(seed + b"%d" % i).digest()) for i in range(n)]
+        return [self.fork(entropy=derived(seed, i)) for i in range(n)]
+
+    def map(self, fn: Callable[[Machine, Any], Any], inputs: Iterable[Any], *, executor: Executor | None = None,
+            workers: int | None = None, entropy: Entropy = "same") -> list[Any]:
+        """Call `fn(machine, input)` with a fork for each input, and return the results in the order of the inputs.
+
+        Forks run in `workers` threads (default: one for each processor), or on an executor of concurrent.futures; to
+        the workers of a process pool a page of this snapshot goes once. Each fork is closed when its call ends. With a
+        seed as `entropy` each has its own, as in `forks`. The first input that fails, in their order, ends it all: its
+        exception is raised as it is, with a note that names the input; inputs behind it are cancelled, and their
+        machines in threads are stopped. ConfigError for a wrong option.
+        """
+        from pyvirt.snapmap import run
+
+        return run(self, fn, inputs, executor=executor, workers=workers, entropy=entropy)
+
+    def share(self) -> Shared:
+        """Return what to hand to workers of a process pool in the snapshot's place: it arrives as a Snapshot.
+
+        Its pickle is a ticket for a page store in this process's memory, from which a worker copies what it lacks; it
+        is good as long as this process and the snapshot are there. The pickle of a Snapshot itself holds all pages.
+        """
+        from pyvirt.snapmap import Shared
+
+        return Shared(self)
 
     def diff(self, other: Snapshot) -> Diff:
         """Return what differs between two snapshots: pages, blocks, registers, CSRs, device fields."""
@@ -309,7 +351,7 @@ class Snapshot(Node):
     def delete(self) -> None:
         """Take it out of the history and give back the memory that no one else uses; forks of it live on."""
         super().delete()
-        self._content = self._seen = None
+        self._content = self._seen = self._shared = None
 
     def _look(self) -> tuple[dict[str, Any], ...]:
         """Return registers, CSRs and device states as plain values."""
@@ -337,9 +379,8 @@ class Snapshot(Node):
         pages = list(content.root.pages())
         data = b"".join(content.root.read(page << 12, PAGE) for page in pages)
         outside = content.outside._replace(inputs=self.inputs)
-        labels = (self.name, self.note, sorted(self.tags), self.host_time)
         return _unpickle, (self._recipe, self._build, content._replace(root=None, outside=outside),  # type: ignore[arg-type]
-                           pages, data, labels)
+                           pages, data, self._labels())
 
     def __repr__(self) -> str:
         if self.deleted:
@@ -359,10 +400,12 @@ def _unpickle(recipe: Recipe, build: Callable[[Snapshot], Machine], content: Con
     ram = Ram(RAM_BASE, recipe.config.ram)
     for at, page in enumerate(pages):
         ram.write(page << 12, data[at * PAGE:(at + 1) * PAGE])
-    name, note, tags, host_time = labels
-    snap = Snapshot(recipe=recipe, build=build, name=name, content=content._replace(root=ram.share()), checked=False)
-    snap.note, snap.host_time = note, host_time
-    return snap.tag(*tags)
+    return Snapshot._made(recipe, build, content._replace(root=ram.share()), labels)
+
+
+def derived(seed: bytes, index: int) -> bytes:
+    """Return the seed of one of several forks."""
+    return hashlib.sha256(seed + b"%d" % index).digest()
 
 
 def entropy_bytes(entropy: object) -> bytes | None:

@@ -23,10 +23,10 @@ RANKS = [
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "blocks", "disk",
      "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop", "aside", "values",
-     "container", "pages", "signing"},
+     "container", "pages", "pagestore", "signing"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
-    {"history", "snapshot", "savefile", "savetools", "sections", "opening",
+    {"history", "snapshot", "snapmap", "savefile", "savetools", "sections", "opening",
      "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
      "digest"},
     {"guestmem", "gdb"},
