@@ -397,16 +397,18 @@ class Hart(Registers):
             return AttributeError(f"register {name!r} does not exist; did you mean hart.csr.{name}?")
         return unknown(name, "register", {**X_REGS, **F_REGS, **dict.fromkeys(self._PROPERTIES, 0)})
 
-    def guest_line(self, number: int) -> IrqLine:
-        """Return the wire of a guest external interrupt: `set(True)` raises bit `number` of hgeip, 1 to `hgeie`.
+    def set_guest_line(self, number: int, level: bool) -> None:
+        """Raise or lower a guest external interrupt: bit `number` of hgeip, 1 to the machine's `hgeie`.
 
         No device of the board drives one: they come from an IMSIC, which there is none of, or from whoever tests a
         hypervisor. ConfigError where the machine was made without that number.
         """
-        try:
-            return IrqLine(self._use.pin().core.guest_line(self._index, number))
-        except (ValueError, OverflowError, TypeError) as error:
-            raise ConfigError(f"guest_line: {error}") from error
+        with self._use as parts:
+            try:
+                line = parts.core.guest_line(self._index, number)
+            except (ValueError, OverflowError, TypeError) as error:
+                raise ConfigError(f"set_guest_line: {error}") from error
+            IrqLine(line).set(bool(level))
 
     def translate(self, va: int) -> int:
         """Return the physical address of a virtual one, as a load, else a store, else a fetch sees it."""
@@ -466,7 +468,7 @@ class Hart(Registers):
             raise
 
     def __dir__(self) -> list[str]:
-        return [*self._PROPERTIES, "disasm", "guest_line", "translate", "walk", *X_REGS, *F_REGS]
+        return [*self._PROPERTIES, "disasm", "set_guest_line", "translate", "walk", *X_REGS, *F_REGS]
 
     def __repr__(self) -> str:
         try:

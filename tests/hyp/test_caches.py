@@ -4,6 +4,8 @@ Counted by the walks of page tables that the core does: what is cached needs non
 """
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.support import BASE, EXTS, RW, RWX, Bare, PageTables, U, Variant
@@ -59,7 +61,7 @@ def rounds(switch: str, core: str, *, stages: int = 2) -> tuple[Bare, list[tuple
             bare.core.run(bare.core.icount + 1)
         while not bare.hart.virt:
             bare.core.run(bare.core.icount + 1)
-    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False)]
+    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(seen)]
     assert pairs[0][0] >= PAGES  # the first round has everything to find
     return bare, pairs[2:]
 

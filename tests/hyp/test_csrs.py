@@ -117,3 +117,44 @@ def test_state_that_machine_mode_keeps_is_illegal_in_hs(text: str, enabled: bool
         bare.hart.csr_write(0x30C + n, ((1 << 64) - 1) * enabled)
     bare.hart.priv = 1
     assert step(bare) == (0 if enabled else 2)
+
+
+def test_the_fields_of_hstatus() -> None:
+    """What can be written, what is fixed, what is reserved: VSXL is 64 bits, VSBE little-endian, HUPMM not there."""
+    bare = Bare(exts=H, geilen=5)
+    every = (1 << 64) - 1
+    bare.hart.csr_write(HSTATUS, every)
+    writable = sum(1 << bit for bit in (6, 7, 8, 9, 20, 21, 22))  # GVA, SPV, SPVP, HU, VTVM, VTW, VTSR
+    vsxl = 2 << 32
+    assert bare.hart.csr_read(HSTATUS) == writable | vsxl  # 63 is no line of the five, and VGEIN keeps its 0
+    for vgein, found in ((5, 5), (6, 5), (1, 1), (63, 1), (0, 0)):
+        bare.hart.csr_write(HSTATUS, vgein << 12)
+        assert bare.hart.csr_read(HSTATUS) == vsxl | found << 12
+    for bit in (*range(6), 10, 11, 18, 19, *range(23, 32), *range(34, 64)):
+        bare.hart.csr_write(HSTATUS, 1 << bit)
+        assert bare.hart.csr_read(HSTATUS) == vsxl, bit
+
+
+def test_pending_and_enabled_interrupts_of_guests_have_many_names() -> None:
+    """hvip, hip and mip share VSSIP; hie and mie are one register, vsie and vsip show what of it is delegated."""
+    bare = Bare(exts=H)
+    read, write = bare.hart.csr_read, bare.hart.csr_write
+    mie, mip, hie, hip, hvip, hideleg, vsie, vsip = 0x304, 0x344, 0x604, 0x644, 0x645, 0x603, 0x204, 0x244
+    every = (1 << 64) - 1
+    for target, seen in ((hvip, 0x444), (hip, 4), (mip, 4)):
+        write(hvip, 0)
+        write(target, every)
+        assert read(hvip) == read(hip) & 0x444 == read(mip) & 0x444 == seen
+    write(hvip, 0x444)
+    for delegated in (0, 4, 0x440, 0x444):
+        write(hideleg, delegated)
+        assert read(vsip) == delegated >> 1
+        write(mie, 0)
+        write(vsie, every)
+        assert read(hie) == read(mie) == delegated
+        write(hie, 0x1444)
+        assert (read(mie), read(vsie)) == (0x1444, delegated >> 1)
+    write(hideleg, 4)
+    write(vsip, 0)
+    assert read(hvip) == 0x440  # VSSIP alone is the guest's to clear
+    assert read(0x303) & 0x1444 == 0x1444  # mideleg: always delegated to HS

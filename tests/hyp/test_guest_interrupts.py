@@ -52,12 +52,11 @@ def test_sgei_is_what_hgeie_enables_of_hgeip(core: str, world: int, enabled: int
         csr = vm.hart.csr
         csr.hgeie, csr.hie = enabled, SGEI
         csr.sstatus = 2
-        line = vm.hart.guest_line(3)
-        line.set(True)
+        vm.hart.set_guest_line(3, True)
         assert csr.hgeip == 1 << 3
         assert csr.hip & SGEI == csr.mip & SGEI == (SGEI if enabled >> 3 & 1 else 0)
         assert taken(vm) == (("HS", INTERRUPT | 12) if enabled >> 3 & 1 else None)
-        line.set(False)
+        vm.hart.set_guest_line(3, False)
         assert csr.hgeip == csr.hip == 0
 
 
@@ -69,7 +68,7 @@ def test_vgein_chooses_the_line_that_is_the_guests_external_interrupt(vgein: int
         csr.hideleg, csr.vsie = VSEI, 1 << 9
         csr.vsstatus = 2
         for number in range(1, 6):
-            vm.hart.guest_line(number).set(number == 2 or number == 4)
+            vm.hart.set_guest_line(number, number == 2 or number == 4)
         assert csr.hgeip == 1 << 2 | 1 << 4
         up = vgein in (2, 4)
         assert (csr.hip & VSEI, csr.vsip & 1 << 9) == ((VSEI, 1 << 9) if up else (0, 0))
@@ -85,7 +84,7 @@ def test_who_takes_the_guests_external_interrupt(world: int, delegated: bool) ->
         csr.set("hstatus", VGEIN=1)
         csr.hideleg, csr.hie = VSEI if delegated else 0, VSEI
         csr.sstatus = csr.vsstatus = 2
-        vm.hart.guest_line(1).set(True)
+        vm.hart.set_guest_line(1, True)
         if not delegated:
             assert taken(vm) == ("HS", INTERRUPT | 10)
         else:
@@ -97,18 +96,18 @@ def test_a_line_ends_the_wait_of_its_hypervisor(core: str) -> None:
     with machine(HS, "wfi\n nop\n 1: j 1b", hgeie=2, core=core) as vm:
         vm.hart.csr.hgeie, vm.hart.csr.hie = 4, SGEI
         assert vm.run(check=False).reason is pv.StopReason.IDLE
-        vm.hart.guest_line(2).set(True)
+        vm.hart.set_guest_line(2, True)
         vm.run(instructions=5)
         assert vm.hart.pc == CODE + 8
 
 
 def test_lines_are_state_and_belong_to_their_hart() -> None:
     with machine(HS, hgeie=63, harts=2) as vm:
-        vm.harts[1].guest_line(63).set(True)
+        vm.harts[1].set_guest_line(63, True)
         assert (vm.harts[0].csr.hgeip, vm.harts[1].csr.hgeip) == (0, 1 << 63)
         before = vm.digest()
         moment = vm.snapshot()
-        vm.harts[1].guest_line(63).set(False)
+        vm.harts[1].set_guest_line(63, False)
         assert vm.digest() != before
         vm.restore(moment)
         assert (vm.digest(), vm.harts[1].csr.hgeip) == (before, 1 << 63)
@@ -116,13 +115,13 @@ def test_lines_are_state_and_belong_to_their_hart() -> None:
 
 @pytest.mark.parametrize("number", [0, 6, -1, 64, None])
 def test_a_line_that_there_is_not_is_named(number: Any) -> None:
-    with machine(HS, hgeie=5) as vm, pytest.raises(pv.ConfigError, match="guest_line"):
-        vm.hart.guest_line(number)
+    with machine(HS, hgeie=5) as vm, pytest.raises(pv.ConfigError, match="set_guest_line"):
+        vm.hart.set_guest_line(number, True)
 
 
 def test_hgeip_is_written_by_wires_only() -> None:
     with machine(HS, "csrw hgeip, x0", hgeie=5) as vm:
-        vm.hart.guest_line(1).set(True)
+        vm.hart.set_guest_line(1, True)
         with pytest.raises(pv.ConfigError, match="hgeip: is read-only"):
             vm.hart.csr.hgeip = 0
         assert taken(vm) == ("M", 2)
