@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,10 @@ from pyvirt.errors import ClosedError, ConfigError, HostError
 SECTOR = 512
 BLOCK = 4096
 _ZERO = bytes(BLOCK)
+
+# Who may stand on a file that is about to change.
+DISKS: weakref.WeakSet[Disk] = weakref.WeakSet()
+IMAGES: weakref.WeakSet[DiskImage] = weakref.WeakSet()
 
 
 class BaseFile:
@@ -65,6 +70,7 @@ class DiskImage:
                  read_only: bool, overlay_limit: int | None) -> None:
         self.path, self.size, self.read_only, self.overlay_limit = path, size, read_only, overlay_limit
         self._base, self._identity, self._blocks = file, identity, blocks
+        IMAGES.add(self)
 
     @property
     def changed_blocks(self) -> int:
@@ -85,6 +91,7 @@ class DiskImage:
         made.read_only, made.overlay_limit = self.read_only, self.overlay_limit
         made._image = self
         made._parked = False
+        DISKS.add(made)
         return made
 
     def diff(self, other: DiskImage) -> list[int]:
@@ -163,6 +170,9 @@ class Disk:
             raise ConfigError(f"disk {path}: overlay_limit is {overlay_limit!r}, expected None or a number of bytes")
         self.mode, self.read_only, self.overlay_limit = mode, bool(read_only), overlay_limit
         writes = mode == "direct" and not read_only
+        if (left := self.path.with_name(f".{self.path.name}.commit")).exists():
+            raise HostError(5, f"disk {path}: a commit was broken off, and {left} holds the rest of it; "
+                            "Disk.recover(path) finishes it")
         try:
             self._fd = os.open(path, (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC)
         except OSError as error:
@@ -174,6 +184,7 @@ class Disk:
             self._overlay = Blocks(-(-self.size // BLOCK))
             if mode == "direct":
                 self._lock(fcntl.LOCK_SH if read_only else fcntl.LOCK_EX)
+            DISKS.add(self)
         except BaseException:
             self.close()
             raise
@@ -352,6 +363,9 @@ class Disk:
         self._image = None
         self._overlay[number] = _ZERO if block == _ZERO else block
 
+    def _read_block(self, number: int) -> bytes:
+        return self._read_file(number * BLOCK, BLOCK)
+
     def _write_file(self, offset: int, data: bytes) -> None:
         view = memoryview(data)
         while view:
@@ -378,6 +392,34 @@ class Disk:
                 os.fsync(self._fd)
             except OSError as error:
                 raise HostError(error.errno, f"disk {self.path}: cannot flush: {error.strerror}") from error
+
+    def commit(self, *, copy: bool = False) -> int:
+        """Write what changed into the file under the overlay, durably, and return how many blocks that were.
+
+        The overlay is empty afterwards. ConfigError while snapshots, forks or other disks of this process need what the
+        file holds now; `copy=True` copies the old blocks into their overlays first. Machines on the file must be at
+        rest; what stands on it in other processes and in files is not seen, and must not be there. HostError when the
+        host cannot, or a machine has the file open in direct mode. Breaking off leaves the old file, or a journal
+        beside it with which `Disk.recover` finishes. In direct mode it is `flush`.
+        """
+        from pyvirt.diskcommit import commit
+
+        self._check_open()
+        return commit(self, copy=copy)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write what the disk holds to a raw image, sparse where it is zero: aside, made durable, renamed."""
+        from pyvirt.diskcommit import export
+
+        self._check_open()
+        export(self, Path(path))
+
+    @staticmethod
+    def recover(path: str | os.PathLike[str]) -> bool:
+        """Finish a commit to a disk's file that was broken off, and say whether there was one."""
+        from pyvirt.diskcommit import recover
+
+        return recover(Path(path))
 
     def close(self) -> None:
         """Release the file and the lock. What an overlay holds is lost."""

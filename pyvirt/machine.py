@@ -191,6 +191,11 @@ class Machine:
         return self._tenant.pin().runner
 
     @property
+    def disks(self) -> tuple[Disk, ...]:
+        """The disks, in the order of /dev/vda, /dev/vdb ..., then those of devices given."""
+        return tuple(self._disks)
+
+    @property
     def _disks(self) -> list[Disk]:
         return self._tenant.pin().disks
 

@@ -22,8 +22,8 @@ RANKS = [
     {"_*"},  # the compiled modules
     # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
     {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "blocks", "disk",
-     "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop", "aside", "values",
-     "container", "pages", "pagestore", "signing"},
+     "diskcommit", "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop", "aside",
+     "values", "container", "pages", "pagestore", "signing"},
     {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
     {"board"},
     {"history", "snapshot", "snapmap", "savefile", "savetools", "sections", "opening",
