@@ -158,3 +158,17 @@ def test_pending_and_enabled_interrupts_of_guests_have_many_names() -> None:
     write(vsip, 0)
     assert read(hvip) == 0x440  # VSSIP alone is the guest's to clear
     assert read(0x303) & 0x1444 == 0x1444  # mideleg: always delegated to HS
+
+
+@pytest.mark.parametrize("core", ["threaded", "switch"])
+def test_fiom_is_kept_and_orders_nothing_that_was_not_in_order(core: str) -> None:
+    """FIOM makes fences order more; every access here is in order, so fences and atomics only have to go on."""
+    text = "fence i, o\n fence r, w\n fence.tso\n amoadd.w.aqrl a1, a2, (a0)\n lr.w.aq a1, (a0)"
+    for priv, virt in ((1, 0), (0, 0), (1, 1), (0, 1)):
+        bare = Bare(text, exts=H, variant=Variant(core=core))
+        bare.open_pmp()
+        bare.set(csr_30a=1, csr_60a=1, csr_10a=1, a0=0x8001_0000)
+        assert [bare.hart.csr_read(n) & 1 for n in (0x30A, 0x60A, 0x10A)] == [1, 1, 1]
+        bare.hart.priv, bare.hart.virt = priv, virt
+        assert bare.core.run(5) == "limit"
+        assert (bare.hart.pc, bare.hart.priv, bare.hart.virt) == (0x8000_0000 + 20, priv, virt)

@@ -191,6 +191,33 @@ def test_accessed_pages_are_sampled() -> None:
     assert guest.memory.accessed() == [RAM, 0x8020_0000]
 
 
+def test_lazy_restore_is_a_policy() -> None:
+    """A guest goes on in another machine with its registers; its pages follow when they are touched."""
+    first = pv.Hypervisor(pv.Machine(ram="16M"), memory="4M")
+    first.load(pv.asm("""
+        li t0, 0x80100000; li t1, 64; li t2, 4096; mv t3, t0
+        1: sd t1, 8(t3); add t3, t3, t2; addi t1, t1, -1; bnez t1, 1b
+        middle: ld s0, 8(t0); li t4, 0x80105000; ld s1, 8(t4); li t4, 0x8013f000; ld s2, 8(t4)""" + OFF, at=RAM))
+    first.run_guest(until=pv.at(first.machine.symbols["middle"]))
+    fetched: list[int] = []
+
+    class Lazy(pv.Hypervisor):
+        def on_guest_page_fault(self, vcpu: pv.Vcpu, gpa: int, access: str) -> None:
+            page = gpa & ~0xFFF
+            self.mem[page:page + 0x1000] = first.mem[page:page + 0x1000]
+            fetched.append(page)
+            super().on_guest_page_fault(vcpu, gpa, access)
+
+    second = Lazy(pv.Machine(ram="16M"), memory="4M", demand=True)
+    second.start(entry=first.vcpus[0].pc)
+    for number in range(1, 32):
+        second.vcpus[0].set_x(number, first.vcpus[0].x(number))
+    assert second.run_guest().kind == "poweroff"
+    hart = second.machine.hart
+    assert (hart.s0, hart.s1, hart.s2) == (64, 59, 1)
+    assert fetched == [RAM, 0x8010_0000, 0x8010_5000, 0x8013_F000]
+
+
 def test_write_protection_is_a_policy() -> None:
     dirty = []
 
