@@ -458,8 +458,11 @@ class Machine:
             recipe = tenant.recipe = recipe._replace(host={**recipe.host, "memory_limit": tenant.limit})
         return recipe
 
-    def _prove(self) -> None:
-        """Check that what this one is to go on from can be: make a machine of it in full. Raises what it finds."""
+    def _prove(self) -> tuple[Any, ...]:
+        """Check that what this one is to go on from can be: make a machine of it in full. Raises what it finds.
+
+        Returns the states of the devices as snapshots hold them: those of a file are not packed.
+        """
         tenant = self._tenant
         c, content, recipe = tenant.recipe.config, tenant.take(), tenant.recipe
         disks = [image.disk() for image in content.disks]
@@ -474,6 +477,7 @@ class Machine:
                 shell.board.ram.restore(content.root)
                 shell.put(content, checked=False)
                 shell.move_in(content.outside, vm.console)
+                return tuple(slot.take() for slot in shell.slots)
 
     def _reseed(self, seed: bytes) -> None:
         """Give the guest other entropy from here on, as an input."""

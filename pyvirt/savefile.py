@@ -110,10 +110,14 @@ def _sections(snap: Snapshot, content: Content) -> dict[str, bytes]:
     console = outside.console
     inputs = [(entry.icount, entry.kind, entry.data) for entry in outside.inputs[:outside.position]]
     htif = None if outside.htif is None else tuple(outside.htif)
+    states = content.devices
+    if any(isinstance(state, bytes) for state in states):   # packed, which is good in this process only
+        with snap.fork() as vm, vm._tenant as shell:
+            states = tuple(placed.device.state for placed in shell.board.placed)
     sections = {
         "machine": MachineSection(dataclasses.asdict(recipe.config), recipe.disks, parts,
                                   recipe.host.get("memory_limit"), recipe.host.get("fences") or "off"),
-        "state": StateSection(content.core, content.icount, list(content.devices)),
+        "state": StateSection(content.core, content.icount, list(states)),
         "outside": OutsideSection(
             ConsoleEntry(console.transcript, console.cleaner, console.window, console.searched),
             outside.ended, outside.typed, htif, outside.firmware, outside.sbi,
@@ -259,6 +263,9 @@ def load(path: str | os.PathLike[str], *, build: Callable[[Snapshot], Machine],
     state = section(reader, "state", StateSection)
     if recipe.disks > len(opened.disks):
         raise reader.wrong(f"machine: has {recipe.disks} disks, {len(opened.disks)} are stored")
+    for at, found in enumerate(state.devices):
+        if not isinstance(found, dict):
+            raise reader.wrong(f"state: that of device {at} is {found!r:.80}, expected a dict")
     folders = folders_of(reader.path, within)
     content = Content(state.core, tuple(state.devices), _root(opened.ram, recipe.config.ram),
                       tuple(_image(*stored, folders, disks[at] if at < len(disks) else None)

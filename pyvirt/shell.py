@@ -49,7 +49,11 @@ class Slot:
     def put(self, state: Any) -> None:
         """Give the device a state, unless it is known to be in it."""
         if self.packs:
-            if self.device.packed != state:
+            if isinstance(state, dict):     # out of a file, where nothing is packed
+                self.state = UNKNOWN
+                self.device.state = state
+                state = self.device.packed
+            elif self.device.packed != state:
                 self.state = UNKNOWN
                 self.device.packed = state
         elif self.bridge is None:

@@ -189,7 +189,7 @@ class Snapshot(Node):
         content = self._held()
         if not self._checked:
             try:
-                self._build(self)._prove()
+                content = self._content = content._replace(devices=self._build(self)._prove())
             except (ValueError, TypeError, LookupError) as error:
                 raise SnapshotError(
                     f"snapshot {self.label} holds a state that no machine can be in: {error}") from error
