@@ -206,19 +206,21 @@ def test_what_the_host_refuses_is_told_and_can_be_finished(image: Path, monkeypa
 
 def test_a_journal_is_not_believed(image: Path) -> None:
     place = journal(image)
-    for content, message in ((b"x", "is no journal"), (b"pyvirt disk journal 1\n" + bytes(56), "damaged|another file")):
+    empty = b"pyvirt disk journal 1\n" + bytes(56)
+    for content, message in ((b"x", r"is no journal"), (empty, r"damaged|another file")):
         place.write_bytes(content)
         with pytest.raises(pv.HostError, match=message):
             Disk.recover(image)
     place.unlink()
-    with pytest.raises(pv.HostError, match="bad block"), Disk(image) as disk, pytest.MonkeyPatch.context() as patch:
+    with Disk(image) as disk, pytest.MonkeyPatch.context() as patch:
         scribble(disk, 5)
         patch.setattr(os, "pwrite", _bad)
-        disk.commit()
+        with pytest.raises(pv.HostError, match="bad block"):
+            disk.commit()
     good, before = place.read_bytes(), image.read_bytes()
     for at in (len(good) - 1, 100, 30, 40, 50):
         place.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
-        with pytest.raises(pv.HostError, match="damaged|another file"):
+        with pytest.raises(pv.HostError, match=r"damaged|another file"):
             Disk.recover(image)
         assert image.read_bytes() == before
     place.write_bytes(good[:-1])
@@ -256,5 +258,5 @@ def test_export_is_the_whole_view_sparse_and_whole_or_absent(tmp_path: Path, mon
         monkeypatch.undo()
         assert out.read_bytes() == before
         assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "out"]
-        with pytest.raises(pv.ConfigError, match=r"can't be exported to its own file; allowed: another path, or commit"):
+        with pytest.raises(pv.ConfigError, match=r"can't be exported to its own file; allowed: another path"):
             disk.export(base)
