@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.lockstep import paging
 from tests.lockstep.hyp_machines import HS, VS, VU, M, U
-from tests.lockstep.paging import ACCESSES, ALIGNED, LEVELS, SATP, A, D, R, V, W, X
+from tests.lockstep.paging import ACCESSES, LEVELS, SATP, A, D, R, V, W, X
 
 CODE, TABLES, G_TABLES, DATA = 0x8000_0000, 0x8005_0000, 0x8005_8000, 0x8007_0000
 RAM = 1 << 19
@@ -117,9 +117,7 @@ class TwoStages:
         if level == 0:
             gpa = WINDOW + (index << 12) + offset
         else:
-            inside = DATA + 0x1000 * rng.randrange(16) + offset
-            gpa = (8 + index << 12 + 9 * level) + (inside & (1 << 12 + 9 * level) - 1)
-            gpa += WINDOW if level == 1 else 0
+            gpa = paging.in_superpage(rng, DATA, level, index, offset)
         if rng.random() < 0.05:
             gpa ^= 1 << rng.randrange(38, 64)
         return level, index, gpa
@@ -133,14 +131,8 @@ class TwoStages:
             way = rng.choice((0, 0, *range(1, 7)))
             va = ((4 if way < 4 else way) << 30) + ((way if way < 4 else 0) << 21) + (index << 12) + offset
         else:
-            inside = DATA + 0x1000 * rng.randrange(16) + offset
-            va = (8 + index << 12 + 9 * level) + (inside & (1 << 12 + 9 * level) - 1)
-            va += 4 << 30 if level == 1 else 0
-        if rng.random() < 0.03:
-            va ^= 1 << rng.randrange(self.sv - 1, 64)
-        elif va >> (self.sv - 1) & 1:
-            va |= (1 << 64) - (1 << self.sv)
-        return level, index, va
+            va = paging.in_superpage(rng, DATA, level, index, offset)
+        return level, index, paging.canonical(rng, self.sv, va)
 
     def edit(self) -> str:
         """Return lines that rewrite an entry of either stage and fence, or nothing."""
@@ -179,14 +171,9 @@ class TwoStages:
         mprv = world == M and rng.random() < 0.5
         if mprv:
             name = rng.choice([n for n in ACCESSES if n != "fetch"])
-        offset = rng.choice((rng.randrange(8, 0x7F0), rng.randrange(8, 0x7F0), rng.randrange(0xFF1, 0x1000)))
+        offset = paging.some_offset(rng)
         _, _, va = self.address(offset) if self.sv else self.window(offset)
-        if name in ALIGNED:
-            va &= ~7
-        if name == "zero":
-            va &= ~63
-        if name == "fetch":
-            va = va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE))
+        va = paging.fitting(rng, name, va)
         body = (ACCESSES | HYPER)[name]
         if mprv:
             mpp = rng.choice((0x800, 0))

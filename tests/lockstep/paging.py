@@ -75,6 +75,34 @@ def pointer(rng: random.Random) -> int:
     return V | odd | target << 10
 
 
+def some_offset(rng: random.Random) -> int:
+    """Return an offset in a page of data: in its words, or where an access reaches over its end."""
+    return rng.choice((rng.randrange(8, 0x7F0), rng.randrange(8, 0x7F0), rng.randrange(0xFF1, 0x1000)))
+
+
+def in_superpage(rng: random.Random, data: int, level: int, index: int, offset: int) -> int:
+    """Return an address that a random entry of a level above 0 leads to the data, which are at `data`."""
+    inside = data + 0x1000 * rng.randrange(16) + offset
+    va = (8 + index << 12 + 9 * level) + (inside & (1 << 12 + 9 * level) - 1)
+    return va + (4 << 30 if level == 1 else 0)
+
+
+def canonical(rng: random.Random, sv: int, va: int) -> int:
+    """Return an address with the sign that its mode wants, or seldom with one bit wrong."""
+    if rng.random() < 0.03:
+        return va ^ 1 << rng.randrange(sv - 1, 64)
+    return va | (1 << 64) - (1 << sv) if va >> (sv - 1) & 1 else va
+
+
+def fitting(rng: random.Random, name: str, va: int) -> int:
+    """Return the address that an access can use: aligned, or where the page has code."""
+    if name in ALIGNED:
+        return va & ~7
+    if name == "zero":  # Spike's tval is the block's address; it must be rs1 (unprivileged manual, "CMO", "Traps")
+        return va & ~63
+    return va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE)) if name == "fetch" else va
+
+
 @dataclass(frozen=True)
 class Access:
     """One access and its setting: `level` and `index` say which entry it goes through, `prv` is MPP under MPRV."""
@@ -110,20 +138,12 @@ class Walks:
         rng, top = self.rng, LEVELS[self.sv]
         level = rng.choice((0, 0, 0, *range(top)))
         index = rng.randrange(24)
-        offset = rng.choice((rng.randrange(8, 0x7F0), rng.randrange(8, 0x7F0), rng.randrange(0xFF1, 0x1000)))
+        offset = some_offset(rng)
         if level == 0:
             va = (4 << 30) + (rng.randrange(2) << 21) + (index << 12) + offset
         else:
-            slot = 8 + index
-            inside = DATA + 0x1000 * rng.randrange(16) + offset
-            va = (slot << (12 + 9 * level)) + (inside & ((1 << (12 + 9 * level)) - 1))
-            if level == 1:
-                va += 4 << 30
-        if rng.random() < 0.03:
-            va ^= 1 << rng.randrange(self.sv - 1, 64)
-        elif va >> (self.sv - 1) & 1:
-            va |= (1 << 64) - (1 << self.sv)
-        return level, index, va
+            va = in_superpage(rng, DATA, level, index, offset)
+        return level, index, canonical(rng, self.sv, va)
 
     def access(self) -> Access:
         """Return a new access, chosen at random."""
@@ -131,12 +151,7 @@ class Walks:
         name = rng.choice(tuple(ACCESSES))
         mode = rng.choice((S, U)) if name == "fetch" else rng.choice((S, S, U, M))
         level, index, va = self.address()
-        if name in ALIGNED:
-            va &= ~7
-        if name == "zero":  # Spike's tval is the block's address; it must be rs1 (unprivileged manual, "CMO", "Traps")
-            va &= ~63
-        if name == "fetch":
-            va = va & ~0xFFF | rng.choice((0x800, 0xC00, 0xA10, 0xFFC, 0xFFE))
+        va = fitting(rng, name, va)
         sum_mxr = rng.choice((0, 0x4_0000, 0x8_0000, 0xC_0000))
         envcfg = rng.choice((0, 1 << 61, 1 << 62, 3 << 61)) | 0xF0
         return Access(name, mode, level, index, va, sum_mxr, envcfg, rng.choice((0x800, 0)))
