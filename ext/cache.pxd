@@ -10,13 +10,16 @@ from state cimport clock_state_t, hart_state_t
 
 
 cdef enum:
-    TLB_SIZE = 256
-    TLB_MASK = 255
-    FETCH_SIZE = 64
-    FETCH_MASK = 63
-    GCACHE_MASK = 255
-    JUMP_SIZE = 1024
-    JUMP_MASK = 1023
+    TLB_SIZE = 1024
+    TLB_MASK = 1023
+    FETCH_SIZE = 256
+    FETCH_MASK = 255
+    GCACHE_SIZE = 1024
+    GCACHE_MASK = 1023
+    UPPER_SIZE = 64
+    UPPER_MASK = 63
+    JUMP_SIZE = 4096
+    JUMP_MASK = 4095
     BANKS = 16
     BLOCK_MAX = 64          # instructions in a block; the threaded core may run over its budget by less than this
     CHUNK_OPS = 145
@@ -150,19 +153,31 @@ cdef struct jump_t:
     op_t* op
 
 
+cdef struct upper_t:
+    # The page table in which the entries of one 2 MiB region are looked up: the walk's result but for its last step.
+    uint64_t tag            # address >> 21, or all ones
+    uint64_t atp            # hgatp in the table of the G-stage, which is not banked
+    uint64_t table          # physical address of the page of entries
+    uint64_t gtable         # guest physical address of the same, when V=1
+    int64_t level           # of its entries
+
+
 cdef struct bank_t:
-    # Translations of one context, compared exactly.
+    # Translations of one context, compared exactly. A bank that was never used is zeros and costs no memory: zero is no
+    # valid tag but for address 0, which has its place in the first entry of each table.
     uint64_t satp           # vsatp when V=1
     uint64_t hgatp          # 0 when V=0
     uint32_t key            # bits 0-1 privilege, 2 V, 3 SUM, 4 MXR, 5 HS-level MXR
-    uint32_t live
+    uint32_t live           # entries may exist
+    uint32_t live_w         # write entries may exist
     uint64_t used           # clock of the last selection
     uint64_t pages          # signature of the pages with jump entries: bit (va >> 12) & 63
-    uint64_t pa[256]        # physical page of each read entry
-    tlb_t r[256]
-    tlb_t w[256]
-    fetch_t x[64]
-    jump_t jump[1024]
+    upper_t upper[64]
+    uint64_t pa[1024]       # physical page of each read entry
+    tlb_t r[1024]
+    tlb_t w[1024]
+    fetch_t x[256]
+    jump_t jump[4096]
 
 
 cdef struct gcache_t:
@@ -175,7 +190,11 @@ cdef struct gcache_t:
 
 cdef struct cache_t:
     bank_t* bank[16]
-    gcache_t g[256]
+    gcache_t g[1024]
+    upper_t upper[64]       # of the G-stage
+    uint32_t live           # g or upper may hold something
+    uint64_t open_low       # S and U may do anything with the bytes [open_low, open_high): PMP need not be asked
+    uint64_t open_high
     uint64_t clock
     uint32_t limit          # entries a bank may hold at once, 0 for all: small TLBs must change nothing
     uint32_t filled

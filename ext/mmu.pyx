@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from arch cimport *
 from cache cimport *
-from ram cimport RAM_OK, frame_t
+from ram cimport FRAME_LAZY, RAM_OK, count_load, frame_t, ram_find
 from state cimport PMP_ENTRIES
 
 
@@ -32,6 +32,7 @@ cdef struct ctx_t:
     int quiet               # leave A and D bits alone where the hart would set them
     uint64_t satp           # vsatp when V=1
     uint64_t hgatp          # 0 when V=0
+    bank_t* bank            # that of the context, whose upper levels may be used and kept; NULL: none
 
 
 cdef struct walk_t:
@@ -41,9 +42,12 @@ cdef struct walk_t:
     int bits                # virtual address bits of the mode, 0 when the first stage is off
     int depth               # page tables visited by the first stage
     uint64_t at[5]          # physical address of the entry used in each
+    frame_t* frame[5]       # and the frame it was read from
     int levels[5]
+    uint64_t gtable         # guest physical address of the last one, when V=1
     int g_depth             # and by all G-stage walks on the way
     uint64_t g_at[WALK_G_MAX]
+    frame_t* g_frame[WALK_G_MAX]
     int g_levels[WALK_G_MAX]
     int first_ok            # the first stage is on and let the access through
     uint64_t gpa            # to here, which is physical when V=0
@@ -97,10 +101,45 @@ cdef int pmp_allows(hart_t* h, uint64_t pa, uint64_t size, int acc, int priv) no
     return priv == PRIV_M
 
 
+cdef void pmp_open(hart_t* h, uint64_t pa) noexcept nogil:
+    """Keep the largest range around pa in which S and U may do anything; empty when they may not at pa itself."""
+    cdef uint64_t low, high, first = 0, end = ~<uint64_t>0
+    cdef int i
+    for i in range(PMP_ENTRIES):
+        pmp_range(h, i, &low, &high)
+        if high == low:
+            continue
+        if pa - low < high - low:
+            if (h.s.pmpcfg[i] & 7) == 7:
+                h.cache.open_low = max(first, low)
+                h.cache.open_high = min(end, high)
+            return
+        if high <= pa:
+            first = max(first, high)
+        else:
+            end = min(end, low)
+
+
+cdef inline int pmp_is_open(hart_t* h, uint64_t pa, uint64_t size) noexcept nogil:
+    return pa >= h.cache.open_low and pa + size <= h.cache.open_high
+
+
+cdef inline int s_allows(hart_t* h, uint64_t pa, uint64_t size, int acc) noexcept nogil:
+    """Say whether S-mode may make an access, as walks do."""
+    if pmp_is_open(h, pa, size):
+        return 1
+    pmp_open(h, pa)
+    return pmp_allows(h, pa, size, acc, PRIV_S)
+
+
 cdef int pmp_page(hart_t* h, uint64_t pa, int acc, int priv) noexcept nogil:
     """Say whether a whole page allows an access, never does, or only in parts (then nothing may be cached)."""
     cdef uint64_t low, high, page = pa & PAGE_MASK
     cdef int i
+    if priv != PRIV_M:
+        if pmp_is_open(h, page, PAGE_SIZE):
+            return PAGE_WHOLE
+        pmp_open(h, pa)
     if not h.pmp_on:
         return PAGE_WHOLE if priv == PRIV_M else PAGE_NEVER
     for i in range(PMP_ENTRIES):
@@ -118,6 +157,14 @@ cdef int pmp_page(hart_t* h, uint64_t pa, int acc, int priv) noexcept nogil:
 # ---- walks ------------------------------------------------------------------------------------------------------
 cdef inline int in_ram(machine_t* m, uint64_t pa, uint64_t size) noexcept nogil:
     return pa - m.ram.base < m.ram.size and pa - m.ram.base + size <= m.ram.size
+
+
+cdef inline frame_t* frame_at(machine_t* m, uint64_t pa) noexcept nogil:
+    """Return the frame of an address, with its bytes. NULL: absent, outside, or failed, if m.ram.failed is set."""
+    cdef frame_t* frame = ram_find(m.ram, pa >> 12)
+    if frame != NULL and count_load(&frame.flags) & FRAME_LAZY:
+        return m.mem.find(m.ram, pa >> 12)
+    return frame
 
 
 cdef inline uint64_t access_fault(int acc) noexcept nogil:
@@ -185,21 +232,32 @@ cdef inline int leaf_pa(uint64_t pte, int level, uint64_t address, uint64_t* pa)
     return 1
 
 
-cdef int set_ad(hart_t* h, const ctx_t* c, uint64_t at, uint64_t pte) noexcept nogil:
+cdef int set_ad(hart_t* h, const ctx_t* c, uint64_t at, uint64_t pte, walk_t* w) noexcept nogil:
     """Store an entry with A or D set, as an access of the hart's own."""
-    if not pmp_allows(h, at, 8, ACC_STORE, PRIV_S):
+    if not s_allows(h, at, 8, ACC_STORE):
         return ST_FAULT
     if c.quiet:
         return ST_OK
-    return ST_STOP if h.m.api.ram_store(h.m, at, &pte, 8) == ST_STOP else ST_OK
+    if h.m.api.ram_store(h.m, at, &pte, 8) == ST_STOP:
+        return ST_STOP
+    frames_again(h, w)
+    return ST_OK
 
 
-cdef inline int read_pte(hart_t* h, uint64_t at, uint64_t* pte) noexcept nogil:
-    cdef frame_t* frame
-    if not in_ram(h.m, at, 8) or not pmp_allows(h, at, 8, ACC_LOAD, PRIV_S):
+cdef void frames_again(hart_t* h, walk_t* w) noexcept nogil:
+    """Look the frames of a walk up again: making one writable may have replaced any of them."""
+    cdef int i
+    for i in range(w.depth):
+        w.frame[i] = frame_at(h.m, w.at[i])
+    for i in range(w.g_depth):
+        w.g_frame[i] = frame_at(h.m, w.g_at[i])
+
+
+cdef inline int read_pte(hart_t* h, uint64_t at, uint64_t* pte, frame_t** frame) noexcept nogil:
+    if not in_ram(h.m, at, 8) or not s_allows(h, at, 8, ACC_LOAD):
         return 0
-    frame = h.m.mem.find(h.m.ram, at >> 12)
-    pte[0] = 0 if frame == NULL else (<uint64_t*>(frame.bytes + (at & 4095)))[0]
+    frame[0] = frame_at(h.m, at)
+    pte[0] = 0 if frame[0] == NULL else (<uint64_t*>(frame[0].bytes + (at & 4095)))[0]
     return 1
 
 
@@ -218,9 +276,10 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
     page table of the first stage is read or written on the way: then `inst` is the pseudoinstruction for htinst.
     """
     cdef machine_t* m = h.m
-    cdef int level, levels, shift, mxr, st
-    cdef uint64_t base, pte = 0, at, want, slot
+    cdef int level, levels, mxr, st
+    cdef uint64_t pte = 0, at, want
     cdef gcache_t* g
+    cdef upper_t* u
     if c.hgatp >> SATP_MODE_SHIFT == SATP_BARE:
         pa[0] = gpa
         leaf[0] = PTE_R | PTE_W | PTE_X | PTE_D
@@ -233,17 +292,19 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         leaf[0] = g.pte
         return ST_OK
     m.g_walks += 1
-    levels = levels_of(c.hgatp)
-    if gpa >> (14 + 9 * levels):
-        return g_refuse(h, c, acc, va, gpa, inst)
-    base = (c.hgatp & SATP_PPN & ~<uint64_t>3) << 12
-    level = levels - 1
-    while True:
-        shift = 12 + 9 * level
+    u = &h.cache.upper[(gpa >> 21) & UPPER_MASK]
+    if u.tag == gpa >> 21 and u.atp == c.hgatp and m.fences == NULL:
+        level = <int>u.level
+        at = u.table + ((gpa >> (12 + 9 * level)) & 511) * 8
+    else:
+        levels = levels_of(c.hgatp)
+        if gpa >> (14 + 9 * levels):
+            return g_refuse(h, c, acc, va, gpa, inst)
+        level = levels - 1
         # The root has four pages: two more bits of address.
-        slot = (gpa >> shift) & (2047 if level == levels - 1 else 511)
-        at = base + slot * 8
-        if not read_pte(h, at, &pte):
+        at = ((c.hgatp & SATP_PPN & ~<uint64_t>3) << 12) + (gpa >> (12 + 9 * level)) * 8
+    while True:
+        if not read_pte(h, at, &pte, &w.g_frame[w.g_depth]):
             return refuse(h, c, access_fault(acc), va)
         w.g_at[w.g_depth] = at
         w.g_levels[w.g_depth] = level
@@ -254,8 +315,8 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
             break
         if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
             return g_refuse(h, c, acc, va, gpa, inst)
-        base = (pte & PTE_PPN_MASK) << 2
         level -= 1
+        at = ((pte & PTE_PPN_MASK) << 2) + ((gpa >> (12 + 9 * level)) & 511) * 8
     # Every access counts as one of U-mode.
     if not pte & PTE_U or not permits(pte, need, mxr, c.hlvx and not inst) or not leaf_pa(pte, level, gpa, pa):
         return g_refuse(h, c, acc, va, gpa, inst)
@@ -264,25 +325,28 @@ cdef int g_walk(hart_t* h, const ctx_t* c, uint64_t va, uint64_t gpa, int acc, i
         if not h.s.menvcfg & ENVCFG_ADUE:
             return g_refuse(h, c, acc, va, gpa, inst)
         pte |= want
-        st = set_ad(h, c, at, pte)
+        st = set_ad(h, c, at, pte, w)
         if st == ST_FAULT:
             return refuse(h, c, access_fault(acc), va)
         if st != ST_OK:
             return st
     leaf[0] = pte
     if not c.quiet and note_g(h, c, w):
+        h.cache.live = 1
         g.tag = gpa >> 12
         g.hgatp = c.hgatp
         g.pa = pa[0] & PAGE_MASK
         g.pte = pte
+        upper_fill(h, u, gpa, c.hgatp, at, 0, level)
     return ST_OK
 
 
 cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexcept nogil:
     """Translate one address as the manual's algorithm does ("Virtual Address Translation Process")."""
     cdef machine_t* m = h.m
-    cdef int levels, level, shift, ok, st
-    cdef uint64_t base, pte = 0, at, gat, want, leaf = 0, gpa = va, pbmte, adue
+    cdef int levels, level, shift, ok, st, known = 0
+    cdef uint64_t pte = 0, at, gat, want, leaf = 0, gpa = va, pbmte, adue
+    cdef upper_t* u
     m.walks += 1
     w.depth = w.g_depth = w.first_ok = 0
     w.bits = 0
@@ -292,19 +356,29 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
         adue = (h.s.henvcfg & h.s.menvcfg if c.virt else h.s.menvcfg) & ENVCFG_ADUE
         levels = levels_of(c.satp)
         w.bits = 12 + 9 * levels
-        shift = 64 - w.bits
-        if <uint64_t>(<int64_t>(va << shift) >> shift) != va:
-            return refuse(h, c, page_fault(acc), va)
-        base = (c.satp & SATP_PPN) << 12
         level = levels - 1
+        gat = (c.satp & SATP_PPN) << 12
+        if c.bank != NULL:
+            u = &c.bank.upper[(va >> 21) & UPPER_MASK]
+            if u.tag == va >> 21 and m.fences == NULL:
+                level = <int>u.level
+                gat = u.gtable
+                known = 1
+        if not known:
+            shift = 64 - w.bits
+            if <uint64_t>(<int64_t>(va << shift) >> shift) != va:
+                return refuse(h, c, page_fault(acc), va)
         while True:
-            shift = 12 + 9 * level
-            at = gat = base + ((va >> shift) & 511) * 8
-            if c.virt:
+            gat += ((va >> (12 + 9 * level)) & 511) * 8
+            at = gat
+            if known:
+                at = u.table | (gat & 4095)
+                known = 0
+            elif c.virt:
                 st = g_walk(h, c, va, gat, acc, ACC_LOAD, 0x3000, w, &at, &leaf)
                 if st != ST_OK:
                     return st
-            if not read_pte(h, at, &pte):
+            if not read_pte(h, at, &pte, &w.frame[w.depth]):
                 return refuse(h, c, access_fault(acc), va)
             w.at[w.depth] = at
             w.levels[w.depth] = level
@@ -316,8 +390,9 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
             # A pointer: A, D, U and the page attributes are reserved in it.
             if pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT) or level == 0:
                 return refuse(h, c, page_fault(acc), va)
-            base = (pte & PTE_PPN_MASK) << 2
+            gat = (pte & PTE_PPN_MASK) << 2
             level -= 1
+        w.gtable = gat & PAGE_MASK
         if pte & PTE_U:
             ok = c.priv == PRIV_U or (acc != ACC_FETCH and c.sum_)
         else:
@@ -334,7 +409,7 @@ cdef int walk(hart_t* h, const ctx_t* c, uint64_t va, int acc, walk_t* w) noexce
                 st = g_walk(h, c, va, gat, acc, ACC_STORE, 0x3020, w, &at, &leaf)
                 if st != ST_OK:
                     return st
-            st = set_ad(h, c, at, pte)
+            st = set_ad(h, c, at, pte, w)
             if st == ST_FAULT:
                 return refuse(h, c, access_fault(acc), va)
             if st != ST_OK:
@@ -364,33 +439,48 @@ cdef void check_fences(hart_t* h, const ctx_t* c, uint64_t va, int acc, int st, 
 
 
 # ---- what may be cached -----------------------------------------------------------------------------------------
+cdef void upper_fill(hart_t* h, upper_t* u, uint64_t address, uint64_t atp, uint64_t at, uint64_t gtable,
+                     int level) noexcept nogil:
+    """Keep where the entry of an address was found, for its neighbours. What led there is marked already."""
+    if not pmp_is_open(h, at & PAGE_MASK, PAGE_SIZE):
+        return
+    u.tag = address >> 21
+    u.atp = atp
+    u.table = at & PAGE_MASK
+    u.gtable = gtable
+    u.level = level
+
+
 cdef int note_g(hart_t* h, const ctx_t* c, walk_t* w) noexcept nogil:
     """Mark the G-stage slots of a walk as feeding live entries, of no one virtual address."""
     cdef int i
     cdef frame_t* frame
     for i in range(w.g_depth):
-        frame = h.m.mem.find(h.m.ram, w.g_at[i] >> 12)
+        frame = w.g_frame[i]
         if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.g_at[i] & 4095) >> 3, 0, -1, 0, c.hgatp):
             return 0
     return 1
 
 
 cdef int note_used(hart_t* h, const ctx_t* c, uint64_t va, walk_t* w) noexcept nogil:
-    """Mark the page-table slots of a walk as feeding a live entry.
-
-    Frames are looked up again: making the target writable may have replaced one of them.
-    """
-    cdef int i
+    """Mark the page-table slots of a walk as feeding a live entry; 0 when that can't be done."""
+    cdef int i, last = w.depth - 1
     cdef frame_t* frame
     for i in range(w.depth):
-        frame = h.m.mem.find(h.m.ram, w.at[i] >> 12)
+        frame = w.frame[i]
         if frame == NULL or not h.m.api.pt_used(h.m, frame, (w.at[i] & 4095) >> 3, va, w.levels[i], w.bits, c.satp):
             return 0
-    return note_g(h, c, w)
+    if not note_g(h, c, w):
+        return 0
+    if last >= 0 and c.bank != NULL and c.bank.upper[(va >> 21) & UPPER_MASK].tag != va >> 21:
+        c.bank.live = 1
+        upper_fill(h, &c.bank.upper[(va >> 21) & UPPER_MASK], va, 0, w.at[last], w.gtable, w.levels[last])
+    return 1
 
 
-cdef inline void ctx_of(const bank_t* bank, ctx_t* c) noexcept nogil:
+cdef inline void ctx_of(bank_t* bank, ctx_t* c) noexcept nogil:
     """Unpack the context a bank stands for."""
+    c.bank = bank
     c.priv = bank.key & 3
     c.virt = bank.key >> 2 & 1
     c.sum_ = bank.key >> 3 & 1
@@ -412,6 +502,7 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
     cdef ctx_t c
     cdef walk_t w
     cdef frame_t* frame
+    cdef frame_t* before
     cdef machine_t* m = h.m
     ctx_of(h.bank_d, &c)
     st = walk(h, &c, va, acc, &w)
@@ -426,9 +517,12 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
     if whole == PAGE_PARTS or acc == ACC_CBO or not in_ram(m, w.pa & PAGE_MASK, PAGE_SIZE):
         return page_there(m, w.pa)
     if acc == ACC_STORE:
+        before = ram_find(m.ram, w.pa >> 12)
         st = m.mem.own(m.ram, w.pa >> 12, &frame)
         if st != RAM_OK:
             return page_refused(m, w.pa)
+        if frame != before:
+            frames_again(h, &w)
         if m.nwatches:
             if page_watched(m, w.pa, WATCH_LOADS):
                 return ST_OK
@@ -438,7 +532,7 @@ cdef int mmu_translate(hart_t* h, uint64_t va, int acc, int width, uint64_t* pa)
         return ST_OK
     if m.nwatches and page_watched(m, w.pa, WATCH_LOADS):
         return page_there(m, w.pa)
-    frame = m.mem.find(m.ram, w.pa >> 12)
+    frame = frame_at(m, w.pa)
     if frame == NULL:
         return page_there(m, w.pa)
     if note_used(h, &c, va, &w):
@@ -461,6 +555,7 @@ cdef int mmu_translate_as(hart_t* h, uint64_t va, int acc, int width, int hlvx, 
     c.mxr = c.mxr_g or (h.s.vsstatus & MSTATUS_MXR) != 0
     c.hlvx = hlvx
     c.quiet = 0
+    c.bank = NULL
     c.satp = h.s.vsatp
     c.hgatp = h.s.hgatp
     st = walk(h, &c, va, acc, &w)
@@ -495,7 +590,7 @@ cdef int mmu_fetch_page(hart_t* h, uint64_t va, frame_t** found) noexcept nogil:
     h.slow_pa = w.pa
     if whole == PAGE_PARTS or not in_ram(h.m, w.pa & PAGE_MASK, PAGE_SIZE):
         return ST_LEAVE if page_there(h.m, w.pa) == ST_OK else ST_STOP
-    frame = h.m.mem.find(h.m.ram, w.pa >> 12)
+    frame = frame_at(h.m, w.pa)
     if frame == NULL:
         return ST_LEAVE if page_there(h.m, w.pa) == ST_OK else ST_STOP
     if not note_used(h, &c, va, &w):
@@ -512,6 +607,7 @@ cdef int mmu_probe(hart_t* h, uint64_t va, int acc, uint64_t* pa) noexcept nogil
     cdef int st
     ctx_of(h.bank_x if acc == ACC_FETCH else h.bank_d, &c)
     c.quiet = 1
+    c.bank = NULL
     st = walk(h, &c, va, acc, &w)
     if st == ST_OK:
         pa[0] = w.pa

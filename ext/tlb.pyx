@@ -18,18 +18,42 @@ from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, USED_FIRST, USED_G, flag_clea
 
 cdef enum:
     PT_STORES_MAX = 64      # slow stores after which a page table counts as data again
+    SPARE_MAX = 8           # caches kept for machines to come
 
 
 # ---- banks -----------------------------------------------------------------------------------------------------
+cdef inline void bank_bar(bank_t* bank) noexcept nogil:
+    """Bar address 0 from tables of zeros: only their first entries could take it for a hit."""
+    bank.r[0].tag = bank.w[0].tag = bank.upper[0].tag = TAG_NONE
+    bank.x[0].tag = 1
+    bank.jump[0].pc = 1
+
+
+cdef bank_t* bank_new() noexcept nogil:
+    cdef bank_t* bank = <bank_t*>calloc(1, sizeof(bank_t))
+    if bank != NULL:
+        bank_bar(bank)
+    return bank
+
+
+cdef void writes_clear(bank_t* bank) noexcept nogil:
+    if bank.live_w:
+        memset(&bank.w[0], 0, sizeof(bank.w))
+        bank.w[0].tag = TAG_NONE
+        bank.live_w = 0
+
+
 cdef void bank_clear(bank_t* bank) noexcept nogil:
-    cdef int i
-    memset(&bank.r[0], 0xFF, sizeof(bank.r))
-    memset(&bank.w[0], 0xFF, sizeof(bank.w))
-    for i in range(FETCH_SIZE):
-        bank.x[i].tag = 1
-    for i in range(JUMP_SIZE):
-        bank.jump[i].pc = 1
+    if not bank.live:
+        return
+    writes_clear(bank)
+    memset(&bank.upper[0], 0, sizeof(bank.upper))
+    memset(&bank.r[0], 0, sizeof(bank.r))
+    memset(&bank.x[0], 0, sizeof(bank.x))
+    memset(&bank.jump[0], 0, sizeof(bank.jump))
+    bank_bar(bank)
     bank.pages = 0
+    bank.live = 0
 
 
 cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp, uint64_t hgatp) noexcept nogil:
@@ -40,7 +64,7 @@ cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp, uint64_t hga
     for i in range(BANKS):
         bank = cache.bank[i]
         if bank == NULL:
-            bank = <bank_t*>calloc(1, sizeof(bank_t))
+            bank = bank_new()
             if bank == NULL:
                 break
             cache.bank[i] = bank
@@ -111,24 +135,38 @@ cdef void tlb_select(hart_t* h) noexcept nogil:
     h.tlb_w = &h.bank_d.w[0]
 
 
+# Caches of machines that are gone wait here for the next fork, which need not make tables of zeros.
+cdef cache_t* spare[SPARE_MAX]
+cdef int nspare = 0
+cdef uint32_t spare_lock = 0
+
+
 cdef cache_t* cache_new() noexcept nogil:
-    """Return an empty cache with one bank, so that selection always finds one; NULL without memory."""
-    cdef cache_t* cache = <cache_t*>calloc(1, sizeof(cache_t))
+    """Return an empty cache with two banks, so that selection always finds one; NULL without memory."""
+    global nspare
+    cdef cache_t* cache = NULL
     cdef int i
+    spin_lock(&spare_lock)
+    if nspare:
+        nspare -= 1
+        cache = spare[nspare]
+    spin_unlock(&spare_lock)
+    if cache != NULL:
+        return cache
+    cache = <cache_t*>calloc(1, sizeof(cache_t))
     if cache == NULL:
         return NULL
     for i in range(2):
-        cache.bank[i] = <bank_t*>calloc(1, sizeof(bank_t))
+        cache.bank[i] = bank_new()
         if cache.bank[i] == NULL:
-            cache_free(cache)
+            cache_release(cache)
             return NULL
         cache.bank[i].key = ~<uint32_t>0
-        bank_clear(cache.bank[i])
-    memset(&cache.g[0], 0xFF, sizeof(cache.g))
+    cache.g[0].tag = cache.upper[0].tag = TAG_NONE
     return cache
 
 
-cdef void cache_free(cache_t* cache) noexcept nogil:
+cdef void cache_release(cache_t* cache) noexcept nogil:
     cdef int i
     for i in range(BANKS):
         free(cache.bank[i])
@@ -136,16 +174,38 @@ cdef void cache_free(cache_t* cache) noexcept nogil:
     free(cache)
 
 
+cdef void cache_clear(cache_t* cache) noexcept nogil:
+    cdef int i
+    if cache.live:
+        memset(&cache.g[0], 0xFF, sizeof(cache.g))
+        memset(&cache.upper[0], 0xFF, sizeof(cache.upper))
+        cache.live = 0
+    cache.open_low = cache.open_high = 0
+    for i in range(BANKS):
+        if cache.bank[i] != NULL:
+            bank_clear(cache.bank[i])
+
+
+cdef void cache_free(cache_t* cache) noexcept nogil:
+    global nspare
+    cache_clear(cache)
+    cache.limit = cache.filled = 0
+    spin_lock(&spare_lock)
+    if nspare < SPARE_MAX:
+        spare[nspare] = cache
+        nspare += 1
+        cache = NULL
+    spin_unlock(&spare_lock)
+    if cache != NULL:
+        cache_release(cache)
+
+
 # ---- dropping ---------------------------------------------------------------------------------------------------
 cdef void drop_all(machine_t* m) noexcept nogil:
     cdef uint32_t i
-    cdef int b
     for i in range(m.nharts):
         if m.harts[i].cache != NULL:
-            memset(&m.harts[i].cache.g[0], 0xFF, sizeof(m.harts[i].cache.g))
-            for b in range(BANKS):
-                if m.harts[i].cache.bank[b] != NULL:
-                    bank_clear(m.harts[i].cache.bank[b])
+            cache_clear(m.harts[i].cache)
 
 
 cdef void drop_writes(void* machine) noexcept nogil:
@@ -157,7 +217,19 @@ cdef void drop_writes(void* machine) noexcept nogil:
         if m.harts[i].cache != NULL:
             for b in range(BANKS):
                 if m.harts[i].cache.bank[b] != NULL:
-                    memset(&m.harts[i].cache.bank[b].w[0], 0xFF, sizeof(m.harts[i].cache.bank[b].w))
+                    writes_clear(m.harts[i].cache.bank[b])
+
+
+cdef inline int jump_live(const jump_t* j) noexcept nogil:
+    return j.op != NULL and j.pc != 1
+
+
+cdef inline void jump_drop_page(bank_t* bank, uint64_t va) noexcept nogil:
+    # A page's entries lie in one piece of the table.
+    cdef uint64_t i, first = (va >> 1) & JUMP_MASK
+    for i in range(first, first + 2048):
+        if bank.jump[i].pc & PAGE_MASK == va:
+            bank.jump[i].pc = 1
 
 
 cdef inline void jump_drop_range(bank_t* bank, uint64_t va, uint64_t mask) noexcept nogil:
@@ -189,7 +261,7 @@ cdef void drop_page(machine_t* m, uint64_t va, int fetch) noexcept nogil:
             if bank.x[page & FETCH_MASK].tag == va:
                 bank.x[page & FETCH_MASK].tag = 1
             if fetch and bank.pages >> (page & 63) & 1:
-                jump_drop_range(bank, va, PAGE_MASK)
+                jump_drop_page(bank, va)
 
 
 cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits) noexcept nogil:
@@ -207,8 +279,12 @@ cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits) noexcept no
             bank = cache.bank[b]
             if bank == NULL:
                 break
-            if bank.satp >> SATP_MODE_SHIFT == 0:
+            if bank.satp >> SATP_MODE_SHIFT == 0 or not bank.live:
                 continue
+            # A region may be larger than the range, or lie in it.
+            for k in range(UPPER_SIZE):
+                if ((bank.upper[k].tag << 21 ^ va) & mask & ~<uint64_t>0x1FFFFF) == 0:
+                    bank.upper[k].tag = TAG_NONE
             for k in range(TLB_SIZE):
                 if ((bank.r[k].tag ^ va) & mask) == 0:
                     bank.r[k].tag = TAG_NONE
@@ -244,6 +320,8 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
                 bank = cache.bank[b]
                 if bank == NULL:
                     break
+                if not bank.live_w:
+                    continue
                 if frame.w_many:
                     for k in range(TLB_SIZE):
                         if maps(&bank.w[k], host):
@@ -264,17 +342,21 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
             bank = cache.bank[b]
             if bank == NULL:
                 break
+            if not bank.live:
+                continue
             for k in range(TLB_SIZE):
                 if maps(&bank.r[k], host):
                     bank.r[k].tag = TAG_NONE
-                if maps(&bank.w[k], host):
-                    bank.w[k].tag = TAG_NONE
+            if bank.live_w:
+                for k in range(TLB_SIZE):
+                    if maps(&bank.w[k], host):
+                        bank.w[k].tag = TAG_NONE
             for k in range(FETCH_SIZE):
                 if bank.x[k].frame == frame and bank.x[k].tag != 1:
                     bank.x[k].tag = 1
             if frame.code != NULL:
                 for k in range(JUMP_SIZE):
-                    if bank.jump[k].pc != 1 and chunk_of(bank.jump[k].op).code.frame == frame:
+                    if jump_live(&bank.jump[k]) and chunk_of(bank.jump[k].op).code.frame == frame:
                         bank.jump[k].pc = 1
 
 
@@ -290,8 +372,10 @@ cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
             bank = m.harts[i].cache.bank[b]
             if bank == NULL:
                 break
+            if not bank.live:
+                continue
             for k in range(JUMP_SIZE):
-                if bank.jump[k].pc != 1 and chunk_of(bank.jump[k].op).code == code:
+                if jump_live(&bank.jump[k]) and chunk_of(bank.jump[k].op).code == code:
                     bank.jump[k].pc = 1
 
 
@@ -504,17 +588,21 @@ cdef inline int host_among(const uint64_t* table, uint32_t mask, uint64_t host) 
 cdef void bank_drop_hosts(bank_t* bank, const uint64_t* table, uint32_t mask, int code) noexcept nogil:
     """Drop the entries of a bank that lead to frames whose bytes are in a hash table; `code`: jumps as well."""
     cdef int k
+    if not bank.live:
+        return
     for k in range(TLB_SIZE):
         if bank.r[k].tag != TAG_NONE and host_among(table, mask, bank.r[k].tag + <uint64_t>bank.r[k].addend):
             bank.r[k].tag = TAG_NONE
+    for k in range(TLB_SIZE if bank.live_w else 0):
         if bank.w[k].tag != TAG_NONE and host_among(table, mask, bank.w[k].tag + <uint64_t>bank.w[k].addend):
             bank.w[k].tag = TAG_NONE
     for k in range(FETCH_SIZE):
-        if bank.x[k].tag != 1 and host_among(table, mask, <uint64_t>bank.x[k].frame.bytes):
+        if bank.x[k].frame != NULL and bank.x[k].tag != 1 and host_among(
+                table, mask, <uint64_t>bank.x[k].frame.bytes):
             bank.x[k].tag = 1
     if code:
         for k in range(JUMP_SIZE):
-            if bank.jump[k].pc != 1 and host_among(
+            if jump_live(&bank.jump[k]) and host_among(
                     table, mask, <uint64_t>chunk_of(bank.jump[k].op).code.frame.bytes):
                 bank.jump[k].pc = 1
 
@@ -577,9 +665,11 @@ cdef int fill_data(hart_t* h, uint64_t va, uint64_t pa, frame_t* frame, int writ
         limit_fill(h, page)
     e.tag = page
     e.addend = <int64_t>(<uint64_t>frame.bytes - page)
-    h.bank_d.pa[page >> 12 & TLB_MASK] = pa & PAGE_MASK
+    h.bank_d.pa[(va >> 12) & TLB_MASK] = pa & PAGE_MASK
+    h.bank_d.live = 1
     if writable and not frame.flags & (FRAME_CODE | FRAME_PT):
         e = &h.tlb_w[(va >> 12) & TLB_MASK]
+        h.bank_d.live_w = 1
         e.tag = page
         e.addend = <int64_t>(<uint64_t>frame.bytes - page)
         if frame.flags & FRAME_WTLB and frame.w_va != page:
@@ -594,6 +684,7 @@ cdef int fill_fetch(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil:
     cdef fetch_t* e = &h.bank_x.x[(va >> 12) & FETCH_MASK]
     if h.cache.limit:
         limit_fill(h, page)
+    h.bank_x.live = 1
     e.tag = page
     e.frame = frame
     return 1
