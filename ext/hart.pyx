@@ -18,7 +18,7 @@ from arch cimport *
 from cache cimport *
 from opcodes cimport OP_HFENCE_GVMA, OP_SFENCE_VMA
 from ram cimport RAM_OK, frame_t, ram_api_t, ram_t
-from state cimport STATE_VERSION, clock_state_t, hart_state_t
+from state cimport PMP_ENTRIES, STATE_VERSION, clock_state_t, hart_state_t
 
 from pyvirt import (
     _access, _bus, _csr, _decode, _fence, _hart_fused, _hart_switch, _hart_threaded, _memory, _mmu, _run, _tlb, _trap,
@@ -724,6 +724,57 @@ cdef class Core:
             self.m.harts[i].count_end = self.m.harts[i].s.count
             self.refresh(self.m.harts[i])
             at += sizeof(hart_state_t)
+
+
+def state_fields(bytes state) -> list:
+    """Return a core's packed state by field: the clock's, then each hart's. ValueError where it is none."""
+    cdef const uint8_t* at = state
+    cdef uint64_t left = len(state)
+    cdef dict fields
+    cdef int i
+    if left < sizeof(clock_state_t) or (left - sizeof(clock_state_t)) % sizeof(hart_state_t):
+        raise ValueError(f"core state has {len(state)} bytes; allowed: {sizeof(clock_state_t)} and a multiple of "
+                         f"{sizeof(hart_state_t)}")
+    found = [(<const clock_state_t*>at)[0]]
+    at += sizeof(clock_state_t)
+    left -= sizeof(clock_state_t)
+    while left:
+        fields = (<const hart_state_t*>at)[0]
+        # An array of bytes would come as text, up to the first zero.
+        fields["pmpcfg"] = [(<const hart_state_t*>at).pmpcfg[i] for i in range(PMP_ENTRIES)]
+        found.append(fields)
+        at += sizeof(hart_state_t)
+        left -= sizeof(hart_state_t)
+    return found
+
+
+def state_packed(list fields) -> bytes:
+    """Return what `state_fields` was given. ValueError says which field of which part can't be."""
+    cdef clock_state_t clock
+    cdef hart_state_t hart
+    if not fields:
+        raise ValueError("core state has no fields of the clock")
+    memset(&clock, 0, sizeof(clock))
+    memset(&hart, 0, sizeof(hart))
+    parts = []
+    for i in range(len(fields)):
+        part = fields[i]
+        names = state_fields(bytes(sizeof(clock_state_t) + sizeof(hart_state_t)))[1 if i else 0]
+        if not isinstance(part, dict) or set(part) != set(names):
+            raise ValueError(f"core state: part {i} is {part!r:.60}; expected the fields {', '.join(names)}")
+        try:
+            for name in names:      # one by one, so that the error can say which
+                names[name] = part[name]
+                if i == 0:
+                    clock = names
+                elif isinstance(part[name], (int, list)):
+                    hart = names
+                else:
+                    raise TypeError("expected an int or a list of them")
+        except (TypeError, ValueError, OverflowError, IndexError) as error:
+            raise ValueError(f"core state: part {i}, field {name} is {part[name]!r:.60}: {error}") from error
+        parts.append((<const uint8_t*>&hart)[:sizeof(hart)] if i else (<const uint8_t*>&clock)[:sizeof(clock)])
+    return b"".join(parts)
 
 
 cdef check_signals():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pyvirt._hart import state_fields, state_packed
 from pyvirt._memory import Ram, Root
 from pyvirt.aside import aside
 from pyvirt.blocks import Blocks
@@ -117,7 +118,7 @@ def _sections(snap: Snapshot, content: Content) -> dict[str, bytes]:
     sections = {
         "machine": MachineSection(dataclasses.asdict(recipe.config), recipe.disks, parts,
                                   recipe.host.get("memory_limit"), recipe.host.get("fences") or "off"),
-        "state": StateSection(content.core, content.icount, list(states)),
+        "state": StateSection(state_fields(content.core), content.icount, list(states)),
         "outside": OutsideSection(
             ConsoleEntry(console.transcript, console.cleaner, console.window, console.searched),
             outside.ended, outside.typed, htif, outside.firmware, outside.sbi,
@@ -267,7 +268,11 @@ def load(path: str | os.PathLike[str], *, build: Callable[[Snapshot], Machine],
         if not isinstance(found, dict):
             raise reader.wrong(f"state: that of device {at} is {found!r:.80}, expected a dict")
     folders = folders_of(reader.path, within)
-    content = Content(state.core, tuple(state.devices), _root(opened.ram, recipe.config.ram),
+    try:
+        core = state_packed(state.core)
+    except ValueError as error:
+        raise reader.wrong(f"state: {error}") from error
+    content = Content(core, tuple(state.devices), _root(opened.ram, recipe.config.ram),
                       tuple(_image(*stored, folders, disks[at] if at < len(disks) else None)
                             for at, stored in enumerate(opened.disks)),
                       state.icount, _outside(reader))

@@ -56,7 +56,7 @@ class MachineSection(msgspec.Struct, frozen=True):
 class StateSection(msgspec.Struct, frozen=True):
     """Harts, clock and devices."""
 
-    core: bytes
+    core: list[Any]
     icount: int
     devices: list[Any]
 

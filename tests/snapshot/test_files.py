@@ -15,6 +15,7 @@ from blake3 import blake3
 
 import pyvirt as pv
 from pyvirt import savefile, savetools
+from pyvirt._hart import state_fields, state_packed
 from pyvirt.aside import aside
 from pyvirt.container import Reader, Writer
 from pyvirt.devices.base import Device, Region
@@ -246,8 +247,14 @@ REFUSED: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("records ratio 7", lambda s: s["machine"][2]["config"].update(ratio=7)),
     ("harts", lambda s: s["machine"][2]["config"].update(harts=1000)),
     ("ram", lambda s: s["machine"][2]["config"].update(ram=5)),
-    ("core state has", lambda s: s["state"][2].update(core=b"x")),
-    ("no machine can be in", lambda s: s["state"][2].update(core=b"\xff" * len(s["state"][2]["core"]))),
+    ("core state has no fields", lambda s: s["state"][2].update(core=[])),
+    ("core state: part 1 is .* expected the fields version, ", lambda s: s["state"][2]["core"][1].pop("pc")),
+    ("core state: part 0 is .* expected the fields", lambda s: s["state"][2]["core"][0].update(more=1)),
+    ("core state: part 1, field mepc is -1", lambda s: s["state"][2]["core"][1].update(mepc=-1)),
+    ("core state: part 1, field x is ", lambda s: s["state"][2]["core"][1].update(x=[0] * 31)),
+    ("no machine can be in", lambda s: s["state"][2]["core"][1].update(priv=2)),
+    ("no machine can be in", lambda s: s["state"][2]["core"][0].update(current=1)),
+    ("no machine can be in", lambda s: s["state"][2]["core"].append(dict(s["state"][2]["core"][1], hartid=1))),
     ("section state: Object missing required field `core`", lambda s: s["state"][2].pop("core")),
     ("no machine can be in", lambda s: s["state"][2]["devices"].pop()),
     ("names record", lambda s: s["ram"][2]["table"].update(records=b"\x77" * len(s["ram"][2]["table"]["records"]))),
@@ -363,6 +370,19 @@ def test_signatures(tmp_path: Path) -> None:
 
 
 # -- values
+def test_the_core_s_state_by_field_is_all_of_it() -> None:
+    with pv.Machine(board="bare", ram="4K", harts=3) as vm, vm._tenant as shell:
+        size = len(shell.core.state)
+    for state in (bytes(size), b"\xff" * size, os.urandom(size)):
+        fields = state_fields(state)
+        assert len(fields) == 4
+        assert len(fields[1]["pmpcfg"]) == 16
+        assert state_packed(fields) == state
+    for wrong in (b"", bytes(size - 1), bytes(7)):
+        with pytest.raises(ValueError, match="core state has"):
+            state_fields(wrong)
+
+
 def test_values_come_back_as_they_were() -> None:
     for value in (None, True, 1.5, "ä", b"x", [], (), {}, {"a": (1, [2, (3,)])}, 1 << 63, -(1 << 63), 1 << 64,
                   -(1 << 63) - 1, 1 << 3000, {7: b"", b"k": None}):
