@@ -191,8 +191,6 @@ class Tenant:
     def _move(self, shell: Shell, content: Content) -> None:
         ram = shell.board.ram
         ram.hold(content.root, tenant=self._ident, owned=self._owned, limit=frames(self.limit))
-        if shell.board.uart is not None:
-            shell.board.uart.drain()    # what the machine before said last
         shell.put(content)
         shell.move_in(content.outside, self.console)
 

@@ -1,6 +1,7 @@
 """Guests for tests of snapshots: one that is busy with everything a snapshot must hold, one that writes its disk."""
 from __future__ import annotations
 
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ hello:  .asciz  "UP\\n"
 """
 
 # Remaps its pages all the time, by entries whose A and D bits the hart sets, and changes whole tables; loads and stores
-# through them. With VIRT it does so in VS-mode, and firmware swaps pages of the G-stage when it is called.
+# through them. With VIRT it does so in VS-mode, and firmware swaps pages of the G-stage when it is called. Most pages
+# are only read, so that a translation which should be gone leads to another page's content.
 MAPPER = """
         li      t0, -1
         csrw    pmpaddr0, t0
@@ -99,8 +101,8 @@ MAPPER = """
         csrw    menvcfg, t0
         la      s0, root
         la      s1, middle
-        la      s2, leaves              # two tables of 64 pages
-        li      s3, 0x80200000          # 32 pages of data
+        la      s2, leaves              # two tables of 256 pages
+        li      s3, 0x80200000          # 64 pages of data
         li      t0, 0x80000000 >> 2 | 0xcf
         sd      t0, 16(s0)
         srli    t0, s1, 2
@@ -114,17 +116,17 @@ MAPPER = """
         li      t1, 0
 1:      slli    t0, t1, 3
         add     t0, t0, s2
-        andi    t2, t1, 31
+        andi    t2, t1, 63
         slli    t2, t2, 10
         srli    t3, s3, 2
         add     t2, t2, t3
-        ori     t2, t2, 7
+        ori     t2, t2, 0x47            # A is set: a load changes nothing
         sd      t2, 0(t0)
         li      t3, 4096
         add     t0, t0, t3
         sd      t2, 0(t0)
         addi    t1, t1, 1
-        li      t0, 64
+        li      t0, 256
         bne     t1, t0, 1b
         srli    t0, s0, 12
         li      t1, 8 << 60
@@ -155,7 +157,7 @@ MAPPER = """
         add     t2, t2, a2
         sd      t0, 0(t2)
         addi    t1, t1, 1
-        li      t0, 32
+        li      t0, 64
         bne     t1, t0, 5b
         srli    t0, a0, 12
         li      t1, 8 << 60
@@ -179,13 +181,13 @@ firmware:
         csrr    t0, mcause
         addi    t0, t0, -10
         bnez    t0, firmware            # nothing else may come
-        andi    t1, s5, 15
+        andi    t1, s5, 31
         slli    t1, t1, 3
         add     t1, t1, a2
         ld      t2, 0(t1)
-        ld      t3, 128(t1)
+        ld      t3, 256(t1)
         sd      t3, 0(t1)
-        sd      t2, 128(t1)
+        sd      t2, 256(t1)
         hfence.gvma
         csrr    t0, mepc
         addi    t0, t0, 4
@@ -195,7 +197,8 @@ firmware:
 loop:   addi    s4, s4, 1
         li      t1, VIRT
         beqz    t1, 8f
-        andi    t0, s4, 63
+        li      t0, EVERY / 4 - 1
+        and     t0, s4, t0
         bnez    t0, 8f
         ecall
 8:      slli    t0, s5, 13
@@ -204,13 +207,13 @@ loop:   addi    s4, s4, 1
         xor     s5, s5, t0
         slli    t0, s5, 17
         xor     s5, s5, t0
-        andi    t0, s5, 63              # slot
-        srli    t1, s5, 6
+        andi    t0, s5, 255             # slot
+        srli    t1, s5, 19
         andi    t1, t1, 1               # table
         andi    t2, s4, 7
         bnez    t2, 6f
         srli    t2, s5, 8               # another page for that slot
-        andi    t2, t2, 31
+        andi    t2, t2, 63
         slli    t2, t2, 10
         srli    t3, s3, 2
         add     t2, t2, t3
@@ -221,7 +224,8 @@ loop:   addi    s4, s4, 1
         add     t3, t3, t4
         sd      t2, 0(t3)
         sfence.vma
-6:      andi    t2, s4, 63
+6:      li      t3, EVERY - 1
+        and     t2, s4, t3
         bnez    t2, 7f
         ld      t2, 0(s1)
         ld      t3, 8(s1)
@@ -239,6 +243,8 @@ loop:   addi    s4, s4, 1
         add     t0, t0, t1
         ld      t1, 0(t0)
         add     s6, s6, t1
+        andi    t2, s4, 31
+        bnez    t2, loop
         xor     t1, t1, s5
         sd      t1, 0(t0)
         j       loop
@@ -290,9 +296,11 @@ def busy(**options: Any) -> pv.Machine:
     return pv.Machine(**{"ram": "8M", **options}).load(pv.asm(BUSY))
 
 
-def mapper(*, virt: bool = False, **options: Any) -> pv.Machine:
-    """Return a machine with MAPPER loaded."""
-    return pv.Machine(**{"ram": "8M", **options}).load(pv.asm(MAPPER, symbols={"VIRT": int(virt)}))
+def mapper(*, virt: bool = False, every: int = 512, **options: Any) -> pv.Machine:
+    """Return a machine with MAPPER loaded; whole tables change each `every` rounds."""
+    vm = pv.Machine(**{"ram": "8M", **options}).load(pv.asm(MAPPER, symbols={"VIRT": int(virt), "EVERY": every}))
+    vm.mem[0x8020_0000:0x8024_0000] = random.Random(1).randbytes(64 << 12)
+    return vm
 
 
 def writer(image: Path, **options: Any) -> pv.Machine:

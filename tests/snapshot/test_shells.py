@@ -63,7 +63,7 @@ def act(vm: pv.Machine, seed: int) -> None:
     for _ in range(rng.randrange(2, 7)):
         what = rng.randrange(8)
         if what < 4:
-            vm.run(instructions=rng.choice((1, 50, 1000, 7000, 20_000)))
+            vm.run(instructions=rng.choice((1, 50, 300, 1000, 3000, 20_000)))
         elif what == 4:
             vm.console.send(f"{rng.randrange(10)}")
         elif what == 5:
@@ -137,6 +137,7 @@ def test_many_machines_share_few_shells(name: str, monkeypatch: pytest.MonkeyPat
         snap = vm.snapshot()
         wanted = []
         for k in range(12):
+            POOL.clear()
             with snap.fork() as fork:
                 for step in range(4):
                     act(fork, 10 * k + step)
@@ -153,6 +154,78 @@ def test_many_machines_share_few_shells(name: str, monkeypatch: pytest.MonkeyPat
         assert [look(fork) for fork in forks] == wanted
         for fork in forks:
             fork.close()
+
+
+@pytest.mark.parametrize("core", ["threaded", "switch"])
+@pytest.mark.parametrize("virt", [False, True])
+@pytest.mark.parametrize("every", [16, 4096])
+def test_no_translation_outlives_its_tables(core: str, virt: bool, every: int) -> None:
+    for warm in (6000, 9000, 30_000):       # early on there are entries that were never used
+        with mapper(core=core, virt=virt, every=every) as vm:
+            vm.run(instructions=warm)
+            snap = vm.snapshot()
+            new = snap.fork()
+            digests = [(new.run(instructions=1500), new.digest()) for _ in range(3)]
+            new.close()
+            vm.run(instructions=20_000)
+            for detour in range(50, 2000, 150):
+                with snap.fork() as other:
+                    other.run(instructions=detour)
+                    shell = home(other)
+                with snap.fork() as fork:
+                    assert [(fork.run(instructions=1500), fork.digest()) for _ in range(3)] == digests
+                    assert home(fork) == shell
+                vm.restore(snap).run(instructions=detour)
+                vm.restore(snap)
+                assert [(vm.run(instructions=1500), vm.digest()) for _ in range(3)] == digests
+
+
+CALLER = """
+1:      li a7, 1                # SBI: put a character
+        li a0, 'k'
+        ecall
+        addi s4, s4, 1
+        andi t0, s4, 7
+        bnez t0, 1b
+        rdtime a0
+        addi a0, a0, 5
+        li a7, 0                # and set the timer
+        ecall
+        j 1b
+"""
+HOST = """
+        la t0, tohost
+        li t1, 0x101000000000041
+1:      sd t1, 0(t0)            # print "A"
+        addi s4, s4, 1
+        j 1b
+        .balign 8
+tohost: .dword 0
+"""
+
+
+def test_strangers_of_one_recipe_share_shells() -> None:
+    """Machines that firmware, a host interface or nobody serves are made alike, but for what serves them."""
+    machines = [busy(), pv.Machine(ram="8M").load(kernel=pv.asm(CALLER, at=0x8020_0000)),
+                pv.Machine(ram="8M").load(pv.asm(HOST))]
+    snaps, wanted = [], []
+    for vm in machines:
+        vm.run(instructions=5000)
+        snaps.append(vm.snapshot())
+        act(vm, 2)
+        wanted.append(look(vm))
+    with snaps[0].fork() as first:
+        first.run(instructions=1)
+        shell = home(first)
+    for k in [1, 2, 1, 0, 2, 0, 1]:
+        with snaps[k].fork() as fork:
+            act(fork, 2)
+            assert home(fork) == shell
+            found = fork.digest(), fork.icount, fork.console.text, fork.inputs, fork.ranges, fork.symbols
+            assert found == wanted[k][:6]
+    for vm in machines:
+        vm.close()
+    del fork, first, vm
 
 
 def test_a_fork_that_nobody_looks_at_has_no_shell() -> None:
