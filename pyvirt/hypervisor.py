@@ -69,9 +69,15 @@ class Hypervisor:
     """
 
     VERSION = 1
+    made: tuple[tuple[Any, ...], dict[str, Any]]
     _OWN = frozenset((
-        "machine", "memory", "mem", "vcpus", "sbi", "exits", "reflected", "sstc", "shown", "areas", "emulated",
+        "made", "machine", "memory", "mem", "vcpus", "sbi", "exits", "reflected", "sstc", "shown", "areas", "emulated",
         "transformed", "_noticed", "_core", "_nested", "_placement"))
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self.made = args, kwargs    # for the hypervisor of a fork
+        return self
 
     def __init__(self, machine: Machine, *, memory: SupportsIndex | str, demand: bool = False, nested: bool = False,
                  mode: str = "sv39x4", passthrough: Sequence[str] | None = None, trap: Sequence[str] = (),
@@ -170,7 +176,7 @@ class Hypervisor:
         self.reflected.append(trap)
 
     def save(self) -> dict[str, Any]:
-        """Return what a subclass keeps in its own attributes, as plain values, for `state`."""
+        """Return what a subclass keeps in its own attributes, as plain values: part of snapshots, forks and the digest."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -58,6 +58,7 @@ from pyvirt.walker import explain
 
 if TYPE_CHECKING:
     from pyvirt.gdb import GdbServer
+    from pyvirt.hypervisor import Hypervisor
 
 U64 = (1 << 64) - 1
 
@@ -132,6 +133,7 @@ class Machine:
     def _set_up(self, tenant: Tenant, origin: Snapshot | None) -> None:
         """Be the face of a tenant; the history begins at `origin`."""
         self._tenant, self._origin = tenant, origin
+        tenant.face = weakref.ref(self)
         self._config = tenant.recipe.config
         self._the_history: History[Snapshot] | None = None
         self._the_harts: tuple[Hart, ...] | None = None
@@ -198,6 +200,11 @@ class Machine:
     @property
     def _disks(self) -> list[Disk]:
         return self._tenant.pin().disks
+
+    @property
+    def hypervisor(self) -> Hypervisor | None:
+        """The Hypervisor that stands in the place of HS-mode software, None without; a fork has one of its own."""
+        return self._hypervisor  # type: ignore[return-value]
 
     @property
     def _hypervisor(self) -> Driver | None:

@@ -107,6 +107,9 @@ def save(snap: Snapshot, path: str | os.PathLike[str], *, parent: str | os.PathL
 
 def _sections(snap: Snapshot, content: Content) -> dict[str, bytes]:
     recipe, outside = snap._recipe, content.outside
+    if outside.hypervisor is not None:
+        raise SnapshotError(f"save: {outside.hypervisor.cls.__name__} stands in the place of HS-mode software, and a "
+                            "file can't hold Python code; allowed: a machine without one")
     parts = [PartEntry(class_name(part.cls), part.args, part.kwargs, part.bases, part.irqs) for part in recipe.parts]
     console = outside.console
     inputs = [(entry.icount, entry.kind, entry.data) for entry in outside.inputs[:outside.position]]

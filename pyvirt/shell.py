@@ -149,6 +149,10 @@ class Shell:
                 runner.htif = Boot.htif(runner, *outside.htif[:2])
             runner.htif.reading = outside.htif[2]
 
+    def emulate(self, part: Any) -> None:
+        """Give the hypervisor written in Python the state that belongs to what is held."""
+        self.runner.hypervisor.state = plain(part.state)  # type: ignore[union-attr, misc]
+
     def take(self, outside: Outside) -> Content:
         """Return what is held now. Raises SnapshotError when a disk can't be kept."""
         check_disks(self.disks)

@@ -95,6 +95,7 @@ class Outside(NamedTuple):
     ranges: tuple[Range, ...]
     inputs: Sequence[Any]
     position: int
+    hypervisor: Any = None      # a HyperPart, where one written in Python stands in the place of HS-mode software
 
 
 class Content(NamedTuple):
@@ -365,6 +366,9 @@ class Snapshot(Node):
                 for placed in shell.board.placed:
                     where = f"@{placed.bases[0]:x}" if placed.bases else ""
                     fields.update(_flat(f"{placed.device.name}{where}", plain(placed.device.state)))
+                part = self._held().outside.hypervisor
+                if part is not None:
+                    fields.update(_flat(part.cls.__name__, part.state))
                 self._seen = registers, csrs, fields
         return self._seen
 

@@ -16,6 +16,7 @@ from pyvirt._memory import Root
 from pyvirt.console import Console
 from pyvirt.errors import ClosedError, MachineBusy, SnapshotError
 from pyvirt.fences import MissingFence
+from pyvirt.hyperpart import HyperPart
 from pyvirt.pool import POOL
 from pyvirt.shell import Shell
 from pyvirt.snapshot import Content, Outside, Recipe
@@ -28,13 +29,14 @@ class Tenant:
     """
 
     __slots__ = ("__weakref__", "_console", "_content", "_ident", "_owned", "_shell", "_uses", "at_boundary",
-                 "awaited", "base", "closed", "firmware", "in_hook", "limit", "lock", "missing_fences", "pinned",
-                 "recipe", "ref", "symbols", "thread")
+                 "awaited", "base", "closed", "face", "firmware", "in_hook", "limit", "lock", "missing_fences",
+                 "pinned", "recipe", "ref", "symbols", "thread")
 
     def __init__(self, recipe: Recipe, *, limit: int | None, console: Console | None = None) -> None:
         self.recipe, self.limit = recipe, limit
         self.lock = threading.RLock()
         self.ref = weakref.ref(self)
+        self.face: weakref.ref[Any] | None = None   # the Machine
         self.thread: int | None = None      # who runs it
         self.in_hook = self.at_boundary = False
         self.awaited = False                # a fork whose moment has not come
@@ -178,15 +180,29 @@ class Tenant:
     def _wake(self) -> Shell:
         content = self._content
         assert content is not None
-        shell = POOL.take(self.recipe, content)
+        part = content.outside.hypervisor
+        shell = POOL.take(self.recipe, content) if part is None else Shell.of(self.recipe, content)
         try:
+            if part is not None:
+                self._emulate(shell, part)
             self._move(shell, content)
+            if part is not None:
+                shell.emulate(part)
         except BaseException:
+            self._shell = None
             shell.close()
             raise
         self._content, self._shell = None, shell
         POOL.used(self)
         return shell
+
+    def _emulate(self, shell: Shell, part: Any) -> None:
+        """Let a hypervisor written in Python take over a shell in which nothing has run."""
+        machine = None if self.face is None else self.face()
+        assert machine is not None
+        self._shell = shell     # it looks at the machine's parts
+        part.make(machine)
+        self._shell = None
 
     def _move(self, shell: Shell, content: Content) -> None:
         ram = shell.board.ram
@@ -198,6 +214,11 @@ class Tenant:
         """Hold another content in the place of the present one. When that fails the present one stays."""
         shell = self._shell
         assert shell is not None
+        part, own = content.outside.hypervisor, shell.runner.hypervisor
+        if own is not None if part is None else not part.fits(own):
+            there = "no hypervisor written in Python" if part is None else part.cls.__name__
+            raise SnapshotError(f"restore: the snapshot has {there}, the machine {own!r}; allowed: snapshots with the "
+                                "same, or fork(), which makes a machine with its own")
         shell.runner.collect()
         shell.runner.taps.drain()
         before, owned = self.take(), shell.board.ram.owned
@@ -226,6 +247,8 @@ class Tenant:
         shell.put(content)
         self.console.state = content.outside.console
         shell.move_in(content.outside, self.console)
+        if content.outside.hypervisor is not None:
+            shell.emulate(content.outside.hypervisor)
         self._note(content.outside)
 
     def take(self) -> Content:
@@ -238,9 +261,7 @@ class Tenant:
                 return self._content
             return self._content._replace(outside=outside._replace(console=self._console.state))
         runner = shell.runner
-        if runner.hypervisor is not None:
-            raise SnapshotError(f"snapshot: {runner.hypervisor!r} stands in the place of HS-mode software, and a fork "
-                                "can't have one of its own yet; expected a guest without a Python hypervisor")
+        part = None if runner.hypervisor is None else HyperPart.of(runner.hypervisor)
         runner.collect()
         if self.pinned:
             shell.distrust()
@@ -248,7 +269,7 @@ class Tenant:
             console=self.console.state, ended=runner.ended, typed=bytes(runner.typed),
             htif=runner.htif.state if runner.htif is not None else None, firmware=self.firmware,
             sbi=runner.sbi is not None, symbols=self.symbols, ranges=shell.board.placement.ranges,
-            inputs=runner.inputs.items, position=runner.inputs.count))
+            inputs=runner.inputs.items, position=runner.inputs.count, hypervisor=part))
 
     def park(self) -> bool:
         """Give the shell to whoever needs it, if nobody uses the machine and all of it can be taken along."""

@@ -511,15 +511,6 @@ def test_state_names_what_it_can_not_hold() -> None:
         guest.state = pv.Hypervisor(pv.Machine(), memory="1M").state
 
 
-def test_a_snapshot_names_the_hypervisor_that_it_can_not_hold() -> None:
-    """No machine can be made that has another of its kind: refused by name, and the machine goes on."""
-    guest = Keeps(pv.Machine(ram="16M"), memory="1M", demand=True)
-    guest.load(pv.asm("nop" + OFF, at=RAM))
-    with pytest.raises(pv.SnapshotError, match="Keeps of 1M"):
-        guest.machine.snapshot()
-    assert guest.run_guest().kind == "poweroff"
-
-
 # -- the examples
 @pytest.fixture
 def example(source: Path) -> Callable[[str], Any]:

@@ -30,7 +30,7 @@ RANKS = [
      "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
      "digest"},
     {"guestmem", "gdb"},
-    {"shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot", "bus", "shell", "pool", "tenant"},
+    {"hyperpart", "shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot", "bus", "shell", "pool", "tenant"},
     {"__init__"},
     {"_apt", "_initramfs", "pull", "testing", "demo", "script",
      "terminal"},
