@@ -70,7 +70,7 @@ def test_nothing_is_typed_and_all_power_off(pyvirt: Command, source: Path) -> No
 
 
 # What a hypervisor asks of the machine before its first guest. Hart A starts hart B; each takes the UART's interrupt by
-# the PLIC's context of its own S-mode; the G-stage takes Sv39x4; firmware makes remote fences of guests on both harts,
+# the PLIC's context of its own S-mode, and its timer's by the firmware; the G-stage takes Sv39x4; firmware makes remote fences of guests on both harts,
 # once both run: OpenSBI refuses them for harts that are stopped.
 PAYLOAD = """
 start:  mv      s0, a0
@@ -149,6 +149,20 @@ pend:   csrr    t0, sip
         sb      x0, 1(t5)
         sw      t3, 4(t4)
         sw      x0, 0(t1)
+        rdtime  a0                      # set_timer, and its interrupt
+        addi    a0, a0, 200
+        li      a7, 0x54494d45
+        li      a6, 0
+        ecall
+        bnez    a0, failed
+tick:   csrr    t0, sip
+        andi    t0, t0, 0x20
+        beqz    t0, tick
+        li      a0, -1
+        ecall
+        csrr    t0, sip
+        andi    t0, t0, 0x20
+        bnez    t0, failed
         ret
 failed: la      s2, wrong
 say:    li      t5, 0x10000000
