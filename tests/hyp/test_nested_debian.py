@@ -70,8 +70,8 @@ def test_nothing_is_typed_and_all_power_off(pyvirt: Command, source: Path) -> No
 
 
 # What a hypervisor asks of the machine before its first guest. Hart A starts hart B; each takes the UART's interrupt by
-# the PLIC's context of its own S-mode, and its timer's by the firmware; the G-stage takes Sv39x4; firmware makes remote fences of guests on both harts,
-# once both run: OpenSBI refuses them for harts that are stopped.
+# the PLIC's context of its own S-mode, and its timer's by the firmware; the G-stage takes Sv39x4; firmware makes remote
+# fences of guests on both harts, once both run: OpenSBI refuses them for harts that are stopped.
 PAYLOAD = """
 start:  mv      s0, a0
         li      s1, 0
