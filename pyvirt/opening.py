@@ -21,6 +21,7 @@ from pyvirt.sections import (
     ParentSection,
     RamSection,
     config_of,
+    has,
     section,
 )
 from pyvirt.signing import check_signature
@@ -77,7 +78,7 @@ def open_file(path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str
     folders = folders_of(reader.path, within)
     chain = [reader]
     kept = reader.refuse_unknown(SECTIONS)
-    while "parent" in chain[-1].sections:
+    while has(chain[-1], "parent"):
         child = chain[-1]
         link = section(child, "parent", ParentSection)
         found = Reader(named(child, link.path, folders, "its parent"))

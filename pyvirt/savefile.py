@@ -35,6 +35,7 @@ from pyvirt.placement import Range
 from pyvirt.sections import (
     DISKS,
     LIMIT,
+    SECTIONS,
     ConsoleEntry,
     DiskEntry,
     LabelsSection,
@@ -48,7 +49,9 @@ from pyvirt.sections import (
     class_name,
     classes,
     config_of,
+    has,
     section,
+    upgraded,
 )
 from pyvirt.signing import signer
 from pyvirt.snapshot import Content, Outside, Part, Recipe, Snapshot
@@ -89,7 +92,8 @@ def save(snap: Snapshot, path: str | os.PathLike[str], *, parent: str | os.PathL
             for name, data in sections.items():
                 writer.section(name, data, mandatory=name != "labels")
             for kept in snap._kept:
-                writer.section(kept.name, kept.content, version=kept.version, mandatory=False)
+                if kept.name not in SECTIONS:   # of ours there is a newer one
+                    writer.section(kept.name, kept.content, version=kept.version, mandatory=False)
             base = None if under is None else under._held()
             writer.section("ram", pack(_shallow(_ram(writer, content.root, None if base is None else base.root))))
             entries = [_disk(writer, image, None if base is None else base.disks[at], inside=disks == "inside",
@@ -272,14 +276,15 @@ def load(path: str | os.PathLike[str], *, build: Callable[[Snapshot], Machine],
             raise reader.wrong(f"state: that of device {at} is {found!r:.80}, expected a dict")
     folders = folders_of(reader.path, within)
     try:
-        core = state_packed(state.core)
+        core = state_packed([upgraded("hart" if at else "clock", part) for at, part in enumerate(state.core)])
     except ValueError as error:
         raise reader.wrong(f"state: {error}") from error
-    content = Content(core, tuple(state.devices), _root(opened.ram, recipe.config.ram),
+    devices_held = tuple(upgraded(str(found.get("class")), found) for found in state.devices)
+    content = Content(core, devices_held, _root(opened.ram, recipe.config.ram),
                       tuple(_image(*stored, folders, disks[at] if at < len(disks) else None)
                             for at, stored in enumerate(opened.disks)),
                       state.icount, _outside(reader))
-    labels = section(reader, "labels", LabelsSection) if "labels" in reader.sections else None
+    labels = section(reader, "labels", LabelsSection) if has(reader, "labels") else None
     try:
         snap = Snapshot(recipe=recipe, build=build, name=None if labels is None else labels.name, content=content,
                         checked=False)

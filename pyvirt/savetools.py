@@ -12,7 +12,7 @@ from pyvirt.errors import ConfigError
 from pyvirt.opening import folders_of, named, open_file
 from pyvirt.pages import base_digest
 from pyvirt.savefile import load, never, save
-from pyvirt.sections import LIMIT, SECTIONS, LabelsSection, StateSection, section
+from pyvirt.sections import LIMIT, SECTIONS, LabelsSection, StateSection, has, section
 from pyvirt.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def verify(path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str] |
                     raise home.wrong(f"its disk {found} is not what it was: its content has another digest")
     if build is not None:
         snap = load(path, build=build, devices=devices, within=within, limit=limit)
-        labels = section(opened.reader, "labels", LabelsSection) if "labels" in opened.reader.sections else None
+        labels = section(opened.reader, "labels", LabelsSection) if has(opened.reader, "labels") else None
         if labels is not None and labels.digest not in (None, snap.digest):
             raise opened.reader.wrong(f"notes digest {labels.digest}, the machine in it has {snap.digest}")
 
@@ -70,7 +70,7 @@ def inspect(path: str | os.PathLike[str], *, within: Any = None) -> dict[str, An
     """Return what a file says of itself, as plain values; nothing but its header, index and tables is read."""
     opened = open_file(path, within=within)
     reader, machine = opened.reader, opened.machine
-    labels = section(reader, "labels", LabelsSection) if "labels" in reader.sections else None
+    labels = section(reader, "labels", LabelsSection) if has(reader, "labels") else None
     state = section(reader, "state", StateSection)
     return {
         "file": str(reader.path), "format": ".".join(map(str, reader.version)), "id": reader.id.hex(),

@@ -6,7 +6,7 @@ those the caller hands over.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -131,6 +131,26 @@ def section(reader: Reader, name: str, kind: Any) -> Any:
         if isinstance(error, LoadError):
             raise
         raise reader.wrong(f"section {name}: {error}") from error
+
+
+# How states of earlier versions become those of the next: by "hart", "clock" or the class of a device, then by the
+# version that is left behind. Whoever raises a version adds a step here, and the golden files go on loading.
+UPGRADES: dict[str, dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+
+
+def upgraded(what: str, state: Any) -> Any:
+    """Return a state as this version has it; where no step leads on it is returned as it is, to be refused by name."""
+    steps = UPGRADES.get(what, {})
+    while isinstance(state, dict) and isinstance(state.get("version"), int) and state["version"] in steps:
+        before = state["version"]
+        state = {**steps[before](state), "version": before + 1}
+    return state
+
+
+def has(reader: Reader, name: str) -> bool:
+    """Say whether a file has an optional section in a version that is understood here."""
+    found = reader.sections.get(name)
+    return found is not None and found.version == SECTIONS[name]
 
 
 def config_of(reader: Reader, fields: dict[str, Any]) -> Config:

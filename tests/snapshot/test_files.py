@@ -274,7 +274,7 @@ def test_what_is_refused(tmp_path: Path, match: str, change: Callable[[dict[str,
 
 def test_unknown_optional_sections_are_kept(tmp_path: Path) -> None:
     path, now, _ = saved(tmp_path)
-    changed = rewritten(path, lambda s: s.update(future=[7, False, {"a": [1, 2]}]))
+    changed = rewritten(path, lambda s: s.update(future=[7, False, {"a": [1, 2]}], labels=[9, False, "later"]))
     snap = pv.Snapshot.load(changed)
     assert snap.digest == now
     snap.save(tmp_path / "again", parent=path)
