@@ -14,6 +14,7 @@ from pyvirt.config import show_size
 from pyvirt.container import is_saved
 from pyvirt.disk import BLOCK
 from pyvirt.errors import ConfigError
+from pyvirt.sections import DISKS
 
 Within = Annotated[list[str] | None, typer.Option(
     "--within", metavar="DIR", help="Where files that it refers to may be; default: its own folder. Repeatable.")]
@@ -68,6 +69,8 @@ def save(
     _check(file)
     if flat and parent is not None:
         raise ConfigError(f"--flat: is given with --parent {parent!r}; allowed: one of them")
+    if disks not in DISKS:
+        raise ConfigError(f"--disks: {disks!r} is not allowed; allowed: {', '.join(DISKS)}")
     snap = savefile.load(file, build=savefile.never, devices=None, verify_key=verify_key, within=within or None,
                          prove=False)
     savefile.save(snap, new, parent=parent, disks=disks, sign=sign, level=cli._integer("--level", level),

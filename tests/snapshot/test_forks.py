@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyvirt._memory import counters
 from tests.snapshot.guests import busy, sectors, writer
 
 RNG = 0x1000_1000
-STAGES = ["booted", "restored", "forked", "fork of a fork"]
+STAGES = ["booted", "restored", "forked", "fork of a fork", "loaded", "loaded from an increment"]
 
 
 def at_stage(stage: str, boot: Callable[[], pv.Machine]) -> pv.Machine:
@@ -29,6 +30,17 @@ def at_stage(stage: str, boot: Callable[[], pv.Machine]) -> pv.Machine:
         vm.run(instructions=10_000)
         vm.close()
         vm = fork
+    elif stage.startswith("loaded"):
+        with tempfile.TemporaryDirectory() as folder:
+            path, parent = Path(folder) / "a.pyvm", None
+            if stage != "loaded":
+                parent = Path(folder) / "parent.pyvm"
+                with vm.fork() as fork:
+                    fork.run(instructions=20_000)
+                    fork.snapshot().save(parent)
+            vm.snapshot().save(path, parent=parent)
+            vm.close()
+            vm = pv.Snapshot.load(path).fork()      # the file is open, and may go
     elif stage == "fork of a fork":
         fork = vm.snapshot().fork()
         vm.close()
