@@ -352,11 +352,33 @@ cdef int access_amo_begin(hart_t* h, op_t* op, uint64_t va, int width, int64_t n
         return finish(h, op, n, st)
     h.value = 0
     frame_load(h.m, h.slow_pa, &h.value, width)
-    return ST_OK
+    return after(h)
 
 
 cdef int access_amo_end(hart_t* h, op_t* op, int width, uint64_t value, int64_t n) noexcept nogil:
     return finish(h, op, n, frame_store(h.m, h.slow_pa, &value, width))
+
+
+cdef int access_casq(hart_t* h, op_t* op, uint64_t* x, uint64_t va, int64_t n) noexcept nogil:
+    """amocas.q: compare and swap 16 bytes with pairs of registers; the pair of x0 is 0, and lost ("Zacas")."""
+    cdef uint64_t old[2]
+    cdef uint64_t new[2]
+    cdef int rd = op.rd & 31, st
+    access_begin(h, op, va)
+    st = atomic_at(h, va, 16, ACC_STORE)
+    if st != ST_OK:
+        return finish(h, op, n, st)
+    frame_load(h.m, h.slow_pa, &old[0], 16)
+    if old[0] == x[rd] and old[1] == (x[rd + 1] if rd else 0):
+        new[0] = x[op.rs2]
+        new[1] = x[op.rs2 + 1] if op.rs2 else 0
+        st = frame_store(h.m, h.slow_pa, &new[0], 16)
+        if st == ST_STOP:
+            return finish(h, op, n, st)
+    if rd:
+        x[rd] = old[0]
+        x[rd + 1] = old[1]
+    return after(h)
 
 
 cdef int access_lr(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil:
@@ -522,6 +544,7 @@ cdef void fill_api(core_api_t* api) noexcept nogil:
     api.store = access_store
     api.amo_begin = access_amo_begin
     api.amo_end = access_amo_end
+    api.casq = access_casq
     api.lr = access_lr
     api.sc = access_sc
     api.cbo = access_cbo

@@ -241,3 +241,16 @@ cdef enum ext_t:
     EXT_ZIFENCEI = 26
     EXT_I = 27
     EXT_SMSTATEEN = 28
+    EXT_ZBC = 29
+    EXT_ZBKB = 30
+    EXT_ZBKX = 31
+    EXT_ZCB = 32
+    EXT_ZIMOP = 33
+    EXT_ZCMOP = 34
+    EXT_ZIHINTNTL = 35
+    EXT_ZAWRS = 36
+    EXT_ZABHA = 37
+    EXT_ZACAS = 38
+    EXT_ZFA = 39
+    EXT_ZFHMIN = 40
+    EXT_ZFH = 41

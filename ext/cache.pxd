@@ -379,6 +379,7 @@ cdef struct core_api_t:
     int (*store)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
     int (*amo_begin)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
     int (*amo_end)(hart_t* h, op_t* op, int width, uint64_t value, int64_t n) noexcept nogil
+    int (*casq)(hart_t* h, op_t* op, uint64_t* x, uint64_t va, int64_t n) noexcept nogil
     int (*lr)(hart_t* h, op_t* op, uint64_t va, int width, int64_t n) noexcept nogil
     int (*sc)(hart_t* h, op_t* op, uint64_t va, int width, uint64_t value, int64_t n) noexcept nogil
     int (*hlv)(hart_t* h, op_t* op, uint64_t va, int width, int hlvx, int64_t n) noexcept nogil

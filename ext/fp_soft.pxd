@@ -1,12 +1,12 @@
-"""Floating point in integers: every rounding operation of F and D for any of the five rounding modes, on any host.
+"""Floating point in integers: what F, D, Zfh and Zfa round, in any of the five modes, on any host.
 
 Serves static rounding modes that differ from frm, RMM, hosts without a fused multiply-add, and results at the border of
 the normal range on hosts that find tininess before rounding. Unprivileged manual, "F" and "D" extensions; IEEE 754.
 
-Numbers are raw images; `p` is the precision and names the format (24: single, 53: double). A finite nonzero number is
-taken apart into an exponent e and a 64-bit significand whose top bit is set: value = sig × 2^(e - 63). An intermediate
-keeps all its bits or is jammed (bits lost are ORed into the lowest). At least 11 bits remain below the rounding point,
-so one rounding at the end is exact.
+Numbers are raw images; `p` is the precision and names the format (11: half, 24: single, 53: double). A finite nonzero
+number is taken apart into an exponent e and a 64-bit significand whose top bit is set: value = sig × 2^(e - 63). An
+intermediate keeps all its bits or is jammed (bits lost are ORed into the lowest). At least 11 bits remain below the
+rounding point, so one rounding at the end is exact.
 
 flags: where the exceptions are ORed in; NULL raises them in the host's sticky flags. No function takes the address of a
 local, so a handler into which these are inlined can still end in a jump.
@@ -25,6 +25,9 @@ cdef extern from *:
     #endif
     typedef unsigned __int128 pv_u128;
     #define FP_BOX 0xffffffff00000000ULL
+    #define FP_BOX_H 0xffffffffffff0000ULL
+    #define FP_NAN_H 0x7e00ULL
+    #define FP_INF_H 0x7c00ULL
     #define FP_NAN_S 0x7fc00000ULL
     #define FP_NAN_D 0x7ff8000000000000ULL
     #define FP_SIGN_S 0x80000000ULL
@@ -40,6 +43,7 @@ cdef extern from *:
     """
     ctypedef unsigned long long pv_u128  # 128 bits in C; Cython only needs to know that it is the widest
     uint64_t FP_BOX  # upper half of a register that holds a single
+    uint64_t FP_BOX_H, FP_NAN_H, FP_INF_H
     # canonical NaN, sign, all but sign, infinity, smallest normal
     uint64_t FP_NAN_S, FP_SIGN_S, FP_MAG_S, FP_INF_S, FP_MIN_S
     uint64_t FP_NAN_D, FP_SIGN_D, FP_MAG_D, FP_INF_D, FP_MIN_D
@@ -50,18 +54,22 @@ cdef extern from *:
 
 # ---- formats
 
-cdef inline uint64_t fx_nan(int p) noexcept nogil: return FP_NAN_D if p == 53 else FP_NAN_S
-cdef inline uint64_t fx_inf(int p) noexcept nogil: return FP_INF_D if p == 53 else FP_INF_S
-cdef inline uint64_t fx_mag(uint64_t v, int p) noexcept nogil: return v & (FP_MAG_D if p == 53 else FP_MAG_S)
-cdef inline uint64_t fx_neg(uint64_t v, int p) noexcept nogil: return v ^ (FP_SIGN_D if p == 53 else FP_SIGN_S)
-cdef inline uint64_t fx_sign(uint64_t v, int p) noexcept nogil: return (v >> (63 if p == 53 else 31)) & 1
+cdef inline int fx_bits(int p) noexcept nogil: return 64 if p == 53 else (32 if p == 24 else 16)
 
 
-cdef inline uint64_t fx_signed(uint64_t m, uint64_t sign, int p) noexcept nogil:
-    return m | sign << (63 if p == 53 else 31)
+cdef inline uint64_t fx_nan(int p) noexcept nogil:
+    return FP_NAN_D if p == 53 else (FP_NAN_S if p == 24 else FP_NAN_H)
 
 
-cdef inline int fx_emin(int p) noexcept nogil: return -1022 if p == 53 else -126
+cdef inline uint64_t fx_inf(int p) noexcept nogil:
+    return FP_INF_D if p == 53 else (FP_INF_S if p == 24 else FP_INF_H)
+
+
+cdef inline uint64_t fx_neg(uint64_t v, int p) noexcept nogil: return v ^ 1ULL << (fx_bits(p) - 1)
+cdef inline uint64_t fx_mag(uint64_t v, int p) noexcept nogil: return v & ((1ULL << (fx_bits(p) - 1)) - 1)
+cdef inline uint64_t fx_sign(uint64_t v, int p) noexcept nogil: return (v >> (fx_bits(p) - 1)) & 1
+cdef inline uint64_t fx_signed(uint64_t m, uint64_t sign, int p) noexcept nogil: return m | sign << (fx_bits(p) - 1)
+cdef inline int fx_emin(int p) noexcept nogil: return -1022 if p == 53 else (-126 if p == 24 else -14)
 cdef inline bint fx_isnan(uint64_t v, int p) noexcept nogil: return fx_mag(v, p) > fx_inf(p)
 
 
@@ -87,6 +95,9 @@ cdef inline uint64_t fx_sig(uint64_t mag, int p) noexcept nogil:
 cdef inline uint64_t fx_unbox(uint64_t a) noexcept nogil:
     """The single in a register; one that is not boxed counts as the canonical NaN."""
     return a & 0xffffffffULL if likely(a >= FP_BOX) else FP_NAN_S
+
+
+cdef inline uint64_t fx_unbox_h(uint64_t a) noexcept nogil: return a & 0xffff if likely(a >= FP_BOX_H) else FP_NAN_H
 
 
 # ---- ends of an operation
@@ -331,10 +342,87 @@ cdef inline uint64_t fx_from_int(uint64_t sign, uint64_t mag, int rm, int p, uin
     return fx_round(sign, 63 - d, mag << d, rm, p, flags)
 
 
-cdef inline uint64_t fx_narrow(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    cdef uint64_t mag = fx_mag(a, 53), sign = fx_sign(a, 53)
-    if mag > FP_INF_D:
-        return fx_invalid(24, flags) if fx_issnan(a, 53) else FP_NAN_S
-    if mag == FP_INF_D or mag == 0:
-        return fx_signed(FP_INF_S if mag else 0, sign, 24)
-    return fx_round(sign, fx_exp(mag, 53), fx_sig(mag, 53), rm, 24, flags)
+cdef inline uint64_t fx_convert(uint64_t a, int rm, int source, int p, uint32_t* flags) noexcept nogil:
+    """A number of one format in another."""
+    cdef uint64_t mag = fx_mag(a, source), sign = fx_sign(a, source)
+    if mag > fx_inf(source):
+        return fx_invalid(p, flags) if fx_issnan(a, source) else fx_nan(p)
+    if mag == fx_inf(source) or mag == 0:
+        return fx_signed(fx_inf(p) if mag else 0, sign, p)
+    return fx_round(sign, fx_exp(mag, source), fx_sig(mag, source), rm, p, flags)
+
+
+cdef inline uint64_t fx_integral(uint64_t a, int rm, int p, bint inexact, uint32_t* flags) noexcept nogil:
+    """A number rounded to an integer of its own format; NX only if `inexact` asks for it."""
+    cdef uint64_t mag = fx_mag(a, p), sign = fx_sign(a, p), n = 0, rest = 1
+    cdef int e
+    if mag > fx_inf(p):
+        return fx_invalid(p, flags) if fx_issnan(a, p) else fx_nan(p)
+    if mag == 0 or mag == fx_inf(p):
+        return a
+    e = fx_exp(mag, p)
+    if e >= p - 1:
+        return a
+    if e >= 0:
+        n = fx_sig(mag, p) >> (63 - e)
+        rest = fx_sig(mag, p) << (e + 1)
+    elif e == -1:
+        rest = fx_sig(mag, p)
+    n += fx_up(sign, n & 1, rest, FP_SIGN_D, rm)
+    if rest != 0 and inexact:
+        fx_flag(FP_NX, flags)
+    return fx_signed(0, sign, p) if n == 0 else fx_from_int(sign, n, rm, p, flags)
+
+
+# ---- order, and what has no rounding mode; exceptions go to the host's flags
+
+cdef inline int64_t fx_rank(uint64_t v, int p) noexcept nogil:
+    """Integers in the order of the numbers, -0 before +0."""
+    cdef int64_t m = <int64_t>fx_mag(v, p)
+    return -m - 1 if fx_sign(v, p) else m
+
+
+cdef inline bint fx_zeros(uint64_t a, uint64_t b, int p) noexcept nogil: return fx_mag(a, p) == 0 and fx_mag(b, p) == 0
+
+
+cdef inline bint fx_unordered(uint64_t a, uint64_t b, int p, bint quiet) noexcept nogil:
+    """Whether one is a NaN; NV for a signalling one, and unless `quiet` for any."""
+    if not (fx_isnan(a, p) or fx_isnan(b, p)):
+        return False
+    if not quiet or fx_issnan(a, p) or fx_issnan(b, p):
+        fp_raise(FP_NV)
+    return True
+
+
+cdef inline uint64_t fx_eq(uint64_t a, uint64_t b, int p) noexcept nogil:
+    return not fx_unordered(a, b, p, True) and (a == b or fx_zeros(a, b, p))
+
+
+cdef inline uint64_t fx_lt(uint64_t a, uint64_t b, int p, bint quiet) noexcept nogil:
+    return not fx_unordered(a, b, p, quiet) and fx_rank(a, p) < fx_rank(b, p) and not fx_zeros(a, b, p)
+
+
+cdef inline uint64_t fx_le(uint64_t a, uint64_t b, int p, bint quiet) noexcept nogil:
+    return not fx_unordered(a, b, p, quiet) and (fx_rank(a, p) <= fx_rank(b, p) or fx_zeros(a, b, p))
+
+
+cdef inline uint64_t fx_extreme(uint64_t a, uint64_t b, int p, bint largest, bint numbers) noexcept nogil:
+    """Minimum or maximum; with `numbers` a number wins over a NaN, else the NaN does."""
+    if fx_unordered(a, b, p, True):
+        if not numbers or (fx_isnan(a, p) and fx_isnan(b, p)):
+            return fx_nan(p)
+        return b if fx_isnan(a, p) else a
+    return a if (fx_rank(a, p) > fx_rank(b, p)) == largest else b
+
+
+cdef inline uint64_t fx_class(uint64_t v, int p) noexcept nogil:
+    cdef uint64_t mag = fx_mag(v, p)
+    if mag > fx_inf(p):
+        return 1 << 8 if fx_issnan(v, p) else 1 << 9
+    if mag == fx_inf(p):
+        return 1 << 0 if v != mag else 1 << 7
+    if mag >> (p - 1) != 0:
+        return 1 << 1 if v != mag else 1 << 6
+    if mag != 0:
+        return 1 << 2 if v != mag else 1 << 5
+    return 1 << 3 if v != mag else 1 << 4

@@ -1,4 +1,4 @@
-"""Every F and D body under its instruction's name, for tests (pyvirt._fpcheck); nothing else imports it.
+"""Every F, D, Zfh and Zfa body under its instruction's name, for tests (pyvirt._fpcheck); nothing else imports it.
 
 Owns no arithmetic: it sets up the environment the handlers run in, calls one body, and tells the flags.
 """
@@ -7,6 +7,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from fpenv cimport fp_clear, fp_enter, fp_harvest, fp_leave, fp_raise, fp_rounding, fp_set_rounding, pv_has_fma
 from insn_d cimport *
 from insn_f cimport *
+from insn_zfa cimport *
+from insn_zfh cimport *
 
 
 ctypedef uint64_t (*one_t)(uint64_t) noexcept nogil
@@ -114,6 +116,60 @@ _one("fmv.x.w", insn_fmv_x_w, NULL)
 _one("fmv.w.x", insn_fmv_w_x, NULL)
 _one("fmv.x.d", insn_fmv_x_d, NULL)
 _one("fmv.d.x", insn_fmv_d_x, NULL)
+_two("fadd.h", insn_fadd_h, soft_fadd_h)
+_two("fsub.h", insn_fsub_h, soft_fsub_h)
+_two("fmul.h", insn_fmul_h, soft_fmul_h)
+_two("fdiv.h", insn_fdiv_h, soft_fdiv_h)
+_one("fsqrt.h", insn_fsqrt_h, soft_fsqrt_h)
+_three("fmadd.h", insn_fmadd_h, soft_fmadd_h)
+_three("fmsub.h", insn_fmsub_h, soft_fmsub_h)
+_three("fnmsub.h", insn_fnmsub_h, soft_fnmsub_h)
+_three("fnmadd.h", insn_fnmadd_h, soft_fnmadd_h)
+_two("fsgnj.h", insn_fsgnj_h, NULL)
+_two("fsgnjn.h", insn_fsgnjn_h, NULL)
+_two("fsgnjx.h", insn_fsgnjx_h, NULL)
+_two("fmin.h", insn_fmin_h, NULL)
+_two("fmax.h", insn_fmax_h, NULL)
+_two("feq.h", insn_feq_h, NULL)
+_two("flt.h", insn_flt_h, NULL)
+_two("fle.h", insn_fle_h, NULL)
+_one("fclass.h", insn_fclass_h, NULL)
+_one("fcvt.w.h", insn_fcvt_w_h, soft_fcvt_w_h)
+_one("fcvt.h.w", insn_fcvt_h_w, soft_fcvt_h_w)
+_one("fcvt.wu.h", insn_fcvt_wu_h, soft_fcvt_wu_h)
+_one("fcvt.h.wu", insn_fcvt_h_wu, soft_fcvt_h_wu)
+_one("fcvt.l.h", insn_fcvt_l_h, soft_fcvt_l_h)
+_one("fcvt.h.l", insn_fcvt_h_l, soft_fcvt_h_l)
+_one("fcvt.lu.h", insn_fcvt_lu_h, soft_fcvt_lu_h)
+_one("fcvt.h.lu", insn_fcvt_h_lu, soft_fcvt_h_lu)
+_one("fcvt.h.s", insn_fcvt_h_s, soft_fcvt_h_s)
+_one("fcvt.h.d", insn_fcvt_h_d, soft_fcvt_h_d)
+_one("fcvt.s.h", insn_fcvt_s_h, soft_fcvt_s_h)
+_one("fcvt.d.h", insn_fcvt_d_h, soft_fcvt_d_h)
+_one("fmv.x.h", insn_fmv_x_h, NULL)
+_one("fmv.h.x", insn_fmv_h_x, NULL)
+_one("fli.h", insn_fli_h, NULL)
+_two("fminm.h", insn_fminm_h, NULL)
+_two("fmaxm.h", insn_fmaxm_h, NULL)
+_two("fleq.h", insn_fleq_h, NULL)
+_two("fltq.h", insn_fltq_h, NULL)
+_one("fround.h", insn_fround_h, soft_fround_h)
+_one("froundnx.h", insn_froundnx_h, soft_froundnx_h)
+_one("fli.s", insn_fli_s, NULL)
+_two("fminm.s", insn_fminm_s, NULL)
+_two("fmaxm.s", insn_fmaxm_s, NULL)
+_two("fleq.s", insn_fleq_s, NULL)
+_two("fltq.s", insn_fltq_s, NULL)
+_one("fround.s", insn_fround_s, soft_fround_s)
+_one("froundnx.s", insn_froundnx_s, soft_froundnx_s)
+_one("fli.d", insn_fli_d, NULL)
+_two("fminm.d", insn_fminm_d, NULL)
+_two("fmaxm.d", insn_fmaxm_d, NULL)
+_two("fleq.d", insn_fleq_d, NULL)
+_two("fltq.d", insn_fltq_d, NULL)
+_one("fround.d", insn_fround_d, soft_fround_d)
+_one("froundnx.d", insn_froundnx_d, soft_froundnx_d)
+_one("fcvtmod.w.d", insn_fcvtmod_w_d, NULL)
 
 HAS_FMA = bool(pv_has_fma())
 PATHS = ("native", "soft", "fallback")

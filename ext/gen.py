@@ -18,7 +18,8 @@ import isa
 
 # Opcodes that stand for no instruction of the manual: ends and links of blocks.
 PSEUDO = ["illegal", "goto", "goto_far", "jal_far", "link", "far"]
-ACCESS = {"b": 1, "h": 2, "w": 4, "d": 8}
+ACCESS = {"b": 1, "h": 2, "w": 4, "d": 8, "q": 16}
+ATOMIC = ("amo", "cas", "casq", "lr", "sc")
 CSR_HOW = {"csrrw": 0, "csrrs": 1, "csrrc": 2, "csrrwi": 4, "csrrsi": 5, "csrrci": 6}
 FLAGS = {"END": 1, "BRANCH": 2, "RDX": 4, "JAL": 8, "JALR": 16, "SPLIT": 32}
 
@@ -32,7 +33,7 @@ def opcodes():
     """Return [(identifier, Insn or None, static rounding)] in opcode order."""
     found = [(name, None, False) for name in PSEUDO]
     for insn in isa.ISA:
-        if insn.kind in ("c", "hint"):
+        if insn.kind in ("c", "as", "hint"):
             continue
         found.append((insn.ident, insn, False))
         if rounds(insn):
@@ -78,10 +79,10 @@ def slots(insn):
     given = list(insn.expand_operands) if insn.expand else wanted
     result = {}
     for want, name in zip(wanted, given, strict=True):
-        if want in ("rm", "fs3", "pred", "succ"):
+        if want in ("rm", "rtz", "fs3", "pred", "succ"):
             continue
         slot = isa.SLOTS.get(want, "imm")
-        if re.fullmatch(r"x\d+|\d+", name):
+        if re.fullmatch(r"x\d+|-?\d+", name):
             result[slot] = name.lstrip("x")
             continue
         value = field_expression(insn.fields[name])
@@ -170,8 +171,8 @@ def ext_mask(ext):
 # ---- handlers ---------------------------------------------------------------------------------------------------
 def body_fp(insn, static):
     """Return the template of a floating-point row."""
-    operands = [o for o in insn.operands if o != "rm"]
-    names = {"fs1": "f[op.rs1]", "fs2": "f[op.rs2]", "fs3": "f[(op.imm >> 8) & 31]", "rs1": "x[op.rs1]"}
+    operands = [o for o in insn.operands if o not in ("rm", "rtz")]
+    names = {"fs1": "f[op.rs1]", "fs2": "f[op.rs2]", "fs3": "f[(op.imm >> 8) & 31]", "rs1": "x[op.rs1]", "fli": "op.rs1"}
     args = ", ".join(names[o] for o in operands[1:])
     to_f = operands[0] == "fd"
     target = "f[op.rd]" if to_f else "x[op.rd]"
@@ -208,9 +209,9 @@ class Slow:
 
 def body_access(insn):
     """Return the template of a load, store or atomic."""
-    width = ACCESS[insn.name.split(".")[-1] if insn.kind in ("amo", "lr", "sc") else insn.name.strip("lsuf")[0]]
+    width = ACCESS[insn.name.split(".")[-1] if insn.kind in ATOMIC else insn.name.strip("lsuf")[0]]
     ident, kind = insn.ident, insn.kind
-    va = "va = x[op.rs1]" if kind in ("amo", "lr", "sc") else "va = x[op.rs1] + <uint64_t><int64_t>op.imm"
+    va = "va = x[op.rs1]" if kind in ATOMIC else "va = x[op.rs1] + <uint64_t><int64_t>op.imm"
     fp_guard = ["if UNLIKELY(h.fp_mode == 0):", "    h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)", "    @LEAVE", "else:"]
     def split(fast, slow, guard):
         """Put the slow half behind a marker: the threaded core makes it a function of its own (see `emit`)."""
@@ -222,7 +223,7 @@ def body_access(insn):
             done = "x[op.rd] = insn_%s(%s)"
             after = []
         else:
-            done = "h.s.f[op.rd] = %s" if width == 8 else "h.s.f[op.rd] = FP_BOX | %s"
+            done = "h.s.f[op.rd] = " + {8: "%s", 4: "FP_BOX | %s", 2: "FP_BOX_H | %s"}[width]
             after = ["    if UNLIKELY(h.fp_mode != 2):", "        fp_dirty(h)"]
         value = f"host_u{width * 8}(va + <uint64_t>e.addend)"
         fast, slow = (done % (ident, value), done % (ident, "h.value")) if kind == "load" else (done % value, done % "h.value")
@@ -236,13 +237,25 @@ def body_access(insn):
                       f"    host_set{width * 8}(va + <uint64_t>e.addend, {value})", "    @NEXT"],
                      [f"st = h.api.store(h, op, va, {width}, {value}, n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:",
                       "    @LEAVE_NEXT", "else:", "    @LEAVE"], kind == "fstore")
-    extend = "sext32(%s)" if width == 4 else "%s"
+    extend = {1: "sext8(%s)", 2: "sext16(%s)", 4: "sext32(%s)"}.get(width, "%s")
+    if kind == "cas":
+        same = f"if old == {extend % 'x[op.rd & 31]'}:"     # x0 is written to slot 32, and reads 0
+        return split([va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
+                      f"    old = {extend % f'host_u{width * 8}(va + <uint64_t>e.addend)'}", f"    {same}",
+                      f"        host_set{width * 8}(va + <uint64_t>e.addend, x[op.rs2])", "    x[op.rd] = old", "    @NEXT"],
+                     [f"st = h.api.amo_begin(h, op, va, {width}, n)", "if st <= ST_LEAVE:", f"    old = {extend % 'h.value'}",
+                      f"    {same}", f"        st = h.api.amo_end(h, op, {width}, x[op.rs2], n)", "    if st <= ST_LEAVE:",
+                      "        x[op.rd] = old", "        if st == ST_OK:", "            @NEXT", "        else:",
+                      "            @LEAVE_NEXT", "    else:", "        @LEAVE", "else:", "    @LEAVE"], False)
+    if kind == "casq":
+        return [va, "st = h.api.casq(h, op, x, va, n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:", "    @LEAVE_NEXT",
+                "else:", "    @LEAVE"]
     if kind == "amo":
         return split([va, "e = &h.tlb_w[(va >> 12) & TLB_MASK]", f"if LIKELY(e.tag == (va & TAG_{width})):",
                       f"    old = {extend % f'host_u{width * 8}(va + <uint64_t>e.addend)'}",
                       f"    host_set{width * 8}(va + <uint64_t>e.addend, insn_{ident}(old, {extend % 'x[op.rs2]'}))",
                       "    x[op.rd] = old", "    @NEXT"],
-                     [f"st = h.api.amo_begin(h, op, va, {width}, n)", "if st == ST_OK:", f"    old = {extend % 'h.value'}",
+                     [f"st = h.api.amo_begin(h, op, va, {width}, n)", "if st <= ST_LEAVE:", f"    old = {extend % 'h.value'}",
                       f"    st = h.api.amo_end(h, op, {width}, insn_{ident}(old, {extend % 'x[op.rs2]'}), n)",
                       "    if st <= ST_LEAVE:", "        x[op.rd] = old", "        if st == ST_OK:", "            @NEXT",
                       "        else:", "            @LEAVE_NEXT", "    else:", "        @LEAVE", "else:", "    @LEAVE"], False)
@@ -288,7 +301,7 @@ def body(name, insn, static):
     if kind == "jalr":
         return ["pc = (x[op.rs1] + <uint64_t><int64_t>(op.imm >> 16)) & ~<uint64_t>1",
                 "x[op.rd] = h.page_va + <uint64_t>(op.imm & 0xffff)", "n -= op.cnt", "@JUMP"]
-    if kind in ("load", "store", "fload", "fstore", "amo", "lr", "sc"):
+    if kind in ("load", "store", "fload", "fstore", *ATOMIC):
         return body_access(insn)
     if kind == "cbo":
         return ["st = h.api.cbo(h, op, x[op.rs1], n)", "if st == ST_OK:", "    @NEXT", "elif st == ST_LEAVE:", "    @LEAVE_NEXT",
@@ -419,7 +432,7 @@ def opcodes_text(codes):
     out.append("\n\ncdef extern from *:\n    \"\"\"")
     out.append(f"    static const unsigned char opcode_flags[] = {{{', '.join(str(flags(i)) for _, i, _ in codes)}}};")
     # For htinst: what remains of an access, and how its operands go back into it (1 load, 2 store, 3 as it is).
-    access = {"load": 1, "fload": 1, "store": 2, "fstore": 2, "amo": 3, "lr": 3, "sc": 3, "hlv": 3, "hsv": 3}
+    access = {"load": 1, "fload": 1, "store": 2, "fstore": 2, "amo": 3, "lr": 3, "sc": 3, "cas": 3, "casq": 3, "hlv": 3, "hsv": 3}
     kinds = [access.get(insn.kind, 0) if insn else 0 for _, insn, _ in codes]
     words = [insn.match if kind else 0 for (_, insn, _), kind in zip(codes, kinds, strict=True)]
     out.append(f"    static const unsigned char opcode_access[] = {{{', '.join(map(str, kinds))}}};")

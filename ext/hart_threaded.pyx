@@ -19,6 +19,8 @@ from insn_d cimport *
 from insn_f cimport *
 from insn_i cimport *
 from insn_m cimport *
+from insn_zfa cimport *
+from insn_zfh cimport *
 from opcodes cimport *
 
 

@@ -15,6 +15,7 @@ cdef extern from *:
     #define TAG_8 0xfffffffffffff007ULL
     #define TAG_NONE 0xffffffffffffffffULL
     #define FP_BOX 0xffffffff00000000ULL
+    #define FP_BOX_H 0xffffffffffff0000ULL
     #define HOST_ACCESS(bits, type) \\
         static inline unsigned long long host_u##bits(unsigned long long at) \\
         { type v; memcpy(&v, (const void *)at, sizeof v); return v; } \\
@@ -25,7 +26,7 @@ cdef extern from *:
     HOST_ACCESS(32, unsigned int)
     HOST_ACCESS(64, unsigned long long)
     """
-    const uint64_t TAG_1, TAG_2, TAG_4, TAG_8, TAG_NONE, FP_BOX
+    const uint64_t TAG_1, TAG_2, TAG_4, TAG_8, TAG_NONE, FP_BOX, FP_BOX_H
     uint64_t host_u8(uint64_t at) noexcept nogil
     uint64_t host_u16(uint64_t at) noexcept nogil
     uint64_t host_u32(uint64_t at) noexcept nogil

@@ -1,4 +1,4 @@
-"""Bodies of Zba, Zbb, Zbs and Zicond: bit manipulation and conditional zero."""
+"""Bodies of Zba, Zbb, Zbc, Zbs, Zbkb, Zbkx and Zicond: bit manipulation and conditional zero."""
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from bits cimport *
 
@@ -173,3 +173,59 @@ cdef inline uint64_t insn_orc_b(uint64_t a) noexcept nogil:
     a |= (a >> 2) & 0x3333333333333333ULL
     a |= (a >> 1) & 0x5555555555555555ULL
     return (a & BITS_LSB_EACH) * 255
+
+
+cdef inline uint64_t insn_clmul(uint64_t a, uint64_t b) noexcept nogil:
+    cdef uint64_t r = 0
+    while b:
+        r ^= a << bits_ctz64(b)
+        b &= b - 1
+    return r
+
+
+cdef inline uint64_t insn_clmulr(uint64_t a, uint64_t b) noexcept nogil:
+    cdef uint64_t r = 0
+    while b:
+        r ^= a >> (63 - bits_ctz64(b))
+        b &= b - 1
+    return r
+
+
+cdef inline uint64_t insn_clmulh(uint64_t a, uint64_t b) noexcept nogil:
+    return insn_clmulr(a, b) >> 1
+
+
+cdef inline uint64_t insn_pack(uint64_t a, uint64_t b) noexcept nogil:
+    return <uint32_t>a | b << 32
+
+
+cdef inline uint64_t insn_packh(uint64_t a, uint64_t b) noexcept nogil:
+    return <uint64_t><uint8_t>a | <uint64_t><uint8_t>b << 8
+
+
+cdef inline uint64_t insn_packw(uint64_t a, uint64_t b) noexcept nogil:
+    return sext32(<uint64_t><uint16_t>a | <uint64_t><uint16_t>b << 16)
+
+
+cdef inline uint64_t insn_brev8(uint64_t a) noexcept nogil:
+    a = (a & 0x0F0F0F0F0F0F0F0FULL) << 4 | ((a >> 4) & 0x0F0F0F0F0F0F0F0FULL)
+    a = (a & 0x3333333333333333ULL) << 2 | ((a >> 2) & 0x3333333333333333ULL)
+    return (a & 0x5555555555555555ULL) << 1 | ((a >> 1) & 0x5555555555555555ULL)
+
+
+cdef inline uint64_t insn_xperm4(uint64_t a, uint64_t b) noexcept nogil:
+    cdef uint64_t r = 0
+    cdef int i
+    for i in range(16):
+        r |= ((a >> (4 * ((b >> (4 * i)) & 15))) & 15) << (4 * i)
+    return r
+
+
+cdef inline uint64_t insn_xperm8(uint64_t a, uint64_t b) noexcept nogil:
+    cdef uint64_t r = 0, at
+    cdef int i
+    for i in range(8):
+        at = (b >> (8 * i)) & 255
+        if at < 8:
+            r |= ((a >> (8 * at)) & 255) << (8 * i)
+    return r

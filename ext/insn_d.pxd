@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from fp_soft cimport (
     FP_BOX, FP_INF_D, FP_MAG_D, FP_MIN_D, FP_NAN_D, FP_SIGN_D, fx_add, fx_div, fx_fma, fx_from_int, fx_issnan, fx_mul,
-    fx_narrow, fx_neg, fx_sqrt, fx_to_int, likely, unlikely,
+    fx_convert, fx_neg, fx_sqrt, fx_to_int, likely, unlikely,
 )
 from fpenv cimport (
     FP_NV, PV_TINY_BEFORE, RM_RTZ, fp_mark, fp_raise, fp_rewind, fp_rounding, fp_tie, pv_fma_d, pv_has_fma,
@@ -286,7 +286,7 @@ cdef inline uint64_t insn_fcvt_s_d(uint64_t a) noexcept nogil:
 
 
 cdef inline uint64_t soft_fcvt_s_d(uint64_t a, int rm, uint32_t* flags) noexcept nogil:
-    return FP_BOX | fx_narrow(a, rm, flags)
+    return FP_BOX | fx_convert(a, rm, 53, 24, flags)
 
 
 cdef inline uint64_t soft_fcvt_d_s(uint64_t a, int rm, uint32_t* flags) noexcept nogil: return insn_fcvt_d_s(a)  # exact

@@ -13,13 +13,13 @@ import re
 WIDTHS = {
     "rd": 5, "rs1": 5, "rs2": 5, "rs3": 5, "fd": 5, "fs1": 5, "fs2": 5, "fs3": 5, "rm": 3,
     "rdc": 3, "rs1c": 3, "rs2c": 3, "fdc": 3, "fs2c": 3,
-    "csr": 12, "zimm": 5, "aq": 1, "rl": 1, "fm": 4, "pred": 4, "succ": 4,
+    "csr": 12, "zimm": 5, "fli": 5, "aq": 1, "rl": 1, "fm": 4, "pred": 4, "succ": 4,
 }
 SIGNED = {"imm", "simm", "bimm", "jimm", "cimm", "c16imm", "cuimm", "cjimm", "cbimm", "uimm", "pimm"}
 # The op slot (core.md, section 1) that a field goes to; every immediate goes to "imm".
 SLOTS = {
     "rd": "rd", "rdc": "rd", "fd": "rd", "fdc": "rd",
-    "rs1": "rs1", "rs1c": "rs1", "fs1": "rs1", "zimm": "rs1",
+    "rs1": "rs1", "rs1c": "rs1", "fs1": "rs1", "zimm": "rs1", "fli": "rs1",
     "rs2": "rs2", "rs2c": "rs2", "fs2": "rs2", "fs2c": "rs2",
 }
 
@@ -277,12 +277,21 @@ remw    0000001 rs2 rs1 110 rd 0111011
 remuw   0000001 rs2 rs1 111 rd 0111011
 """)
 # ---- A -------------------------------------------------------------------------------------------------------
+AMOS = (("swap", "00001"), ("add", "00000"), ("xor", "00100"), ("and", "01100"), ("or", "01000"), ("min", "10000"),
+        ("max", "10100"), ("minu", "11000"), ("maxu", "11100"))
 for suffix, funct3 in (("w", "010"), ("d", "011")):
     row(f"lr.{suffix}", f"00010 aq rl 00000 rs1 {funct3} rd 0101111", "rd,(rs1)", "A", "lr")
     row(f"sc.{suffix}", f"00011 aq rl rs2 rs1 {funct3} rd 0101111", "rd,rs2,(rs1)", "A", "sc")
-    for amo, funct5 in (("swap", "00001"), ("add", "00000"), ("xor", "00100"), ("and", "01100"), ("or", "01000"),
-                        ("min", "10000"), ("max", "10100"), ("minu", "11000"), ("maxu", "11100")):
+    for amo, funct5 in AMOS:
         row(f"amo{amo}.{suffix}", f"{funct5} aq rl rs2 rs1 {funct3} rd 0101111", "rd,rs2,(rs1)", "A", "amo")
+for suffix, funct3 in (("b", "000"), ("h", "001")):
+    for amo, funct5 in AMOS:
+        row(f"amo{amo}.{suffix}", f"{funct5} aq rl rs2 rs1 {funct3} rd 0101111", "rd,rs2,(rs1)", "Zabha", "amo")
+for suffix, funct3, ext in (("w", "010", "Zacas"), ("d", "011", "Zacas"), ("b", "000", "Zabha Zacas"),
+                            ("h", "001", "Zabha Zacas")):
+    row(f"amocas.{suffix}", f"00101 aq rl rs2 rs1 {funct3} rd 0101111", "rd,rs2,(rs1)", ext, "cas")
+# Pairs of registers: odd numbers are reserved.
+row("amocas.q", "00101 aq rl rs2[4:1] 0 rs1 100 rd[4:1] 0 0101111", "rd,rs2,(rs1)", "Zacas", "casq")
 # ---- Zba, Zbb, Zbs, Zicond -----------------------------------------------------------------------------------
 rows("Zba", "rr", "rd,rs1,rs2", """
 add.uw     0000100 rs2 rs1 000 rd 0111011
@@ -340,6 +349,31 @@ rows("Zicond", "rr", "rd,rs1,rs2", """
 czero.eqz  0000111 rs2 rs1 101 rd 0110011
 czero.nez  0000111 rs2 rs1 111 rd 0110011
 """)
+rows("Zbc", "rr", "rd,rs1,rs2", """
+clmul   0000101 rs2 rs1 001 rd 0110011
+clmulr  0000101 rs2 rs1 010 rd 0110011
+clmulh  0000101 rs2 rs1 011 rd 0110011
+""")
+rows("Zbkb", "rr", "rd,rs1,rs2", """
+pack   0000100 rs2 rs1 100 rd 0110011
+packh  0000100 rs2 rs1 111 rd 0110011
+""")
+# With rs2 = x0 it is Zbb's zext.h, which comes with Zbkb here.
+row("packw", "0000100 rs2 rs1 100 rd 0111011", "rd,rs1,rs2", "Zbkb", "rr", forbidden="rs2:0")
+rows("Zbkb", "r1", "rd,rs1", "brev8 0110100 00111 rs1 101 rd 0010011")
+rows("Zbkx", "rr", "rd,rs1,rs2", """
+xperm4  0010100 rs2 rs1 010 rd 0110011
+xperm8  0010100 rs2 rs1 100 rd 0110011
+""")
+# ---- Zimop: instructions that other extensions may redefine; until then they write 0 ---------------------------------
+for n in range(32):
+    bits = f"{n:05b}"
+    row(f"mop.r.{n}", f"1{bits[0]}00{bits[1:3]}0111{bits[3:]} rs1 100 rd 1110011", "rd,rs1", "Zimop", "as",
+        "addi rd,x0,0")
+for n in range(8):
+    bits = f"{n:03b}"
+    row(f"mop.rr.{n}", f"1{bits[0]}00{bits[1:]}1 rs2 rs1 100 rd 1110011", "rd,rs1,rs2", "Zimop", "as",
+        "addi rd,x0,0")
 # ---- cache blocks; prefetches are the ORI hints with rd = x0, decoded as ori, and listed for assembler, disassembler
 rows("Zicbom", "cbo", "(rs1)", """
 cbo.inval  000000000000 rs1 010 00000 0001111
@@ -353,11 +387,26 @@ prefetch.r  pimm[11:5] 00001 rs1 110 00000 0010011
 prefetch.w  pimm[11:5] 00011 rs1 110 00000 0010011
 """)
 rows("Zihintpause", "hint", "", "pause 0000 0001 0000 00000 000 00000 0001111")
-# ---- F and D -------------------------------------------------------------------------------------------------
-for suffix, ext, fmt, width in (("s", "F", "00", "010"), ("d", "D", "01", "011")):
-    letter = "w" if suffix == "s" else "d"
-    row(f"fl{letter}", f"imm[11:0] rs1 {width} fd 0000111", "fd,imm(rs1)", ext, "fload")
-    row(f"fs{letter}", f"simm[11:5] fs2 rs1 {width} simm[4:0] 0100111", "fs2,simm(rs1)", ext, "fstore")
+rows("Zihintntl", "hint", "", """
+ntl.p1    0000000 00010 00000 000 00000 0110011
+ntl.pall  0000000 00011 00000 000 00000 0110011
+ntl.s1    0000000 00100 00000 000 00000 0110011
+ntl.all   0000000 00101 00000 000 00000 0110011
+c.ntl.p1    100 1 00000 00010 10
+c.ntl.pall  100 1 00000 00011 10
+c.ntl.s1    100 1 00000 00100 10
+c.ntl.all   100 1 00000 00101 10
+""")
+rows("Zawrs", "sys", "", """
+wrs.nto  000000001101 00000 000 00000 1110011
+wrs.sto  000000011101 00000 000 00000 1110011
+""")
+# ---- F, D, Zfh and Zfa ---------------------------------------------------------------------------------------
+for suffix, ext, fmt, width in (("s", "F", "00", "010"), ("d", "D", "01", "011"), ("h", "Zfh", "10", "001")):
+    letter = "w" if suffix == "s" else suffix
+    least = "Zfhmin" if suffix == "h" else ext
+    row(f"fl{letter}", f"imm[11:0] rs1 {width} fd 0000111", "fd,imm(rs1)", least, "fload")
+    row(f"fs{letter}", f"simm[11:5] fs2 rs1 {width} simm[4:0] 0100111", "fs2,simm(rs1)", least, "fstore")
     for op, opcode in (("fmadd", "1000011"), ("fmsub", "1000111"), ("fnmsub", "1001011"), ("fnmadd", "1001111")):
         row(f"{op}.{suffix}", f"fs3 {fmt} fs2 fs1 rm fd {opcode}", "fd,fs1,fs2,fs3,rm", ext, "fp")
     for op, funct5 in (("fadd", "00000"), ("fsub", "00001"), ("fmul", "00010"), ("fdiv", "00011")):
@@ -373,8 +422,19 @@ for suffix, ext, fmt, width in (("s", "F", "00", "010"), ("d", "D", "01", "011")
     for integer, code in (("w", "00000"), ("wu", "00001"), ("l", "00010"), ("lu", "00011")):
         row(f"fcvt.{integer}.{suffix}", f"11000 {fmt} {code} fs1 rm rd 1010011", "rd,fs1,rm", ext, "fp")
         row(f"fcvt.{suffix}.{integer}", f"11010 {fmt} {code} rs1 rm fd 1010011", "fd,rs1,rm", ext, "fp")
-    row(f"fmv.x.{letter}", f"11100 {fmt} 00000 fs1 000 rd 1010011", "rd,fs1", ext, "fp")
-    row(f"fmv.{letter}.x", f"11110 {fmt} 00000 rs1 000 fd 1010011", "fd,rs1", ext, "fp")
+    row(f"fmv.x.{letter}", f"11100 {fmt} 00000 fs1 000 rd 1010011", "rd,fs1", least, "fp")
+    row(f"fmv.{letter}.x", f"11110 {fmt} 00000 rs1 000 fd 1010011", "fd,rs1", least, "fp")
+    row(f"fli.{suffix}", f"11110 {fmt} 00001 fli 000 fd 1010011", "fd,fli", f"Zfa {ext}", "fp")
+    for op, funct3 in (("fminm", "010"), ("fmaxm", "011")):
+        row(f"{op}.{suffix}", f"00101 {fmt} fs2 fs1 {funct3} fd 1010011", "fd,fs1,fs2", f"Zfa {ext}", "fp")
+    for op, funct3 in (("fleq", "100"), ("fltq", "101")):
+        row(f"{op}.{suffix}", f"10100 {fmt} fs2 fs1 {funct3} rd 1010011", "rd,fs1,fs2", f"Zfa {ext}", "fp")
+    for op, code in (("fround", "00100"), ("froundnx", "00101")):
+        row(f"{op}.{suffix}", f"01000 {fmt} {code} fs1 rm fd 1010011", "fd,fs1,rm", f"Zfa {ext}", "fp")
+row("fcvtmod.w.d", "11000 01 01000 fs1 001 rd 1010011", "rd,fs1,rtz", "Zfa D", "fp")
+for to, source, fmt, code, ext in (("s", "h", "00", "00010", "Zfhmin"), ("h", "s", "10", "00000", "Zfhmin"),
+                                   ("d", "h", "01", "00010", "Zfhmin D"), ("h", "d", "10", "00001", "Zfhmin D")):
+    row(f"fcvt.{to}.{source}", f"01000 {fmt} {code} fs1 rm fd 1010011", "fd,fs1,rm", ext, "fp")
 row("fcvt.s.d", "01000 00 00001 fs1 rm fd 1010011", "fd,fs1,rm", "D", "fp")
 row("fcvt.d.s", "01000 01 00000 fs1 rm fd 1010011", "fd,fs1,rm", "D", "fp")
 
@@ -421,12 +481,31 @@ compressed("c.fsdsp", "101 csdsp[5:3|8:6] fs2 10", "fs2,csdsp(sp)", "fsd fs2,csd
 compressed("c.swsp", "110 cswsp[5:2|7:6] rs2 10", "rs2,cswsp(sp)", "sw rs2,cswsp,x2")
 compressed("c.sdsp", "111 csdsp[5:3|8:6] rs2 10", "rs2,csdsp(sp)", "sd rs2,csdsp,x2")
 
-del suffix, funct3, amo, funct5, ext, fmt, width, letter, op, opcode, integer, code, _name, _base, _high, _low
+
+# ---- Zcb and Zcmop
+compressed("c.lbu", "100 000 rs1c czb[0|1] rdc 00", "rdc,czb(rs1c)", "lbu rdc,czb,rs1c", ext="Zcb")
+compressed("c.lhu", "100 001 rs1c 0 czh[1] rdc 00", "rdc,czh(rs1c)", "lhu rdc,czh,rs1c", ext="Zcb")
+compressed("c.lh", "100 001 rs1c 1 czh[1] rdc 00", "rdc,czh(rs1c)", "lh rdc,czh,rs1c", ext="Zcb")
+compressed("c.sb", "100 010 rs1c czb[0|1] rs2c 00", "rs2c,czb(rs1c)", "sb rs2c,czb,rs1c", ext="Zcb")
+compressed("c.sh", "100 011 rs1c 0 czh[1] rs2c 00", "rs2c,czh(rs1c)", "sh rs2c,czh,rs1c", ext="Zcb")
+compressed("c.zext.b", "100 111 rdc 11 000 01", "rdc", "andi rdc,rdc,255", ext="Zcb")
+compressed("c.sext.b", "100 111 rdc 11 001 01", "rdc", "sext.b rdc,rdc", ext="Zcb Zbb")
+compressed("c.zext.h", "100 111 rdc 11 010 01", "rdc", "zext.h rdc,rdc", ext="Zcb Zbb")
+compressed("c.sext.h", "100 111 rdc 11 011 01", "rdc", "sext.h rdc,rdc", ext="Zcb Zbb")
+compressed("c.zext.w", "100 111 rdc 11 100 01", "rdc", "add.uw rdc,rdc,x0", ext="Zcb Zba")
+compressed("c.not", "100 111 rdc 11 101 01", "rdc", "xori rdc,rdc,-1", ext="Zcb")
+compressed("c.mul", "100 111 rdc 10 rs2c 01", "rdc,rs2c", "mul rdc,rdc,rs2c", ext="Zcb M")
+for n in range(1, 16, 2):
+    compressed(f"c.mop.{n}", f"011 00 {n >> 1:03b} 1 00000 01", "", "addi x0,x0,0", ext="Zcmop")
+
+del n, bits, to, source, least, suffix, funct3, amo, funct5, ext, fmt, width, letter, op, opcode, integer, code
+del _name, _base, _high, _low
 
 BY_NAME: dict[str, Insn] = {insn.name: insn for insn in ISA}
 
 # Narrower rows are hints of wider ones (prefetch of ori, pause of fence): the assembler and disassembler prefer them.
-HINT_OF = {"prefetch.i": "ori", "prefetch.r": "ori", "prefetch.w": "ori", "pause": "fence"}
+HINT_OF = {"prefetch.i": "ori", "prefetch.r": "ori", "prefetch.w": "ori", "pause": "fence",
+           **{f"{c}ntl.{which}": f"{c}add" for c in ("", "c.") for which in ("p1", "pall", "s1", "all")}}
 
 
 def find(word: int) -> "Insn | None":

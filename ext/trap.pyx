@@ -272,6 +272,8 @@ cdef uint64_t refused(hart_t* h, int opcode) noexcept nogil:
         return 0
     if opcode == OP_MRET:
         return CAUSE_ILLEGAL
+    if opcode == OP_WRS_NTO or opcode == OP_WRS_STO:
+        return 0  # no time passes in which TW could trap
     if opcode == OP_WFI:
         # TW traps at once: no bounded time passes here before it would. In U-mode as if TW, since S-mode exists.
         if status & MSTATUS_TW:
@@ -316,6 +318,13 @@ cdef int sys(hart_t* h, op_t* op, uint64_t* x, int64_t n) noexcept nogil:
         return do_sret(h)
     if opcode == OP_WFI:
         h.s.waiting = 1
+        h.s.pc = pc + 4
+        return ST_LEAVE
+    if opcode == OP_WRS_NTO or opcode == OP_WRS_STO:
+        # While another hart may store to the reservation set, let it; a stall may always end early ("Zawrs").
+        if not h.s.resv_width:
+            return ST_OK
+        h.m.clock.quantum_left = 0
         h.s.pc = pc + 4
         return ST_LEAVE
     # Fences: translation behaves as if every access walked, so there is nothing to flush.

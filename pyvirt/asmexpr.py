@@ -19,7 +19,7 @@ RELOCATIONS = ("hi", "lo", "pcrel_hi", "pcrel_lo")
 
 
 class Token(NamedTuple):
-    """One token: `kind` is name, int, local (1b, 1f), str, op or end; `text` as written, both positions from 1."""
+    """One token: `kind` is name, int, real, local (1b, 1f), str, op or end; `text` as written, positions from 1."""
 
     kind: str
     text: str
@@ -48,6 +48,7 @@ _SCAN = re.compile(
     r"""(?P<space>[ \t\r\f]+|/\*.*?\*/|(?:\#|//)[^\n]*)
     |(?P<end>[\n;])
     |(?P<local>[0-9]+[bf](?![\w.]))
+    |(?P<real>[0-9]+(?:\.[0-9]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)(?![\w.]))
     |(?P<int>[0-9]\w*)
     |(?P<char>'(?:\\(?:[0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)|[^\\\n])'?)
     |(?P<str>"(?:\\.|[^"\\\n])*")

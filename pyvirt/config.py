@@ -15,12 +15,15 @@ from pyvirt.errors import ConfigError
 
 _LETTERS = ("i", "m", "a", "f", "d", "c", "h")
 _MULTI = (
-    "zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintpause", "zihpm", "zba", "zbb", "zbs",
+    "zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintntl", "zihintpause", "zihpm", "zimop",
+    "zabha", "zacas", "zawrs", "zfa", "zfh", "zfhmin", "zba", "zbb", "zbc", "zbkb", "zbkx", "zbs", "zcb", "zcmop",
     "smstateen", "ssstateen", "sstc", "sv39", "sv48", "sv57", "svade", "svadu", "svinval", "svnapot", "svpbmt",
 )
 _ALWAYS = ("s", "u", "zicsr")
 _IMPLIES = {
     "d": ("f",), "f": ("zicsr",), "zicntr": ("zicsr",), "zihpm": ("zicsr",), "svadu": ("svade",),
+    "zabha": ("a",), "zacas": ("a",), "zawrs": ("a",), "zbkb": ("zbb",), "zcb": ("c",), "zcmop": ("zimop", "c"),
+    "zfa": ("f",), "zfh": ("zfhmin",), "zfhmin": ("f",),
     "sv57": ("sv48",), "sv48": ("sv39",), "smstateen": ("ssstateen",), "ssstateen": ("smstateen",),
 }
 _G = ("m", "a", "f", "d", "zicntr", "zicsr", "zifencei")

@@ -14,7 +14,7 @@ from pyvirt._isa import HINT_OF, ISA, Insn
 from pyvirt.csrnames import CSR_NAMES
 from pyvirt.encode import FENCE_SETS, RNE_BY_DEFAULT, TARGETS, UPPERS
 from pyvirt.pseudo import PSEUDOS, Pseudo
-from pyvirt.regnames import F_NAMES, ROUNDING, X_NAMES
+from pyvirt.regnames import F_NAMES, FLI, ROUNDING, X_NAMES
 
 _U64 = (1 << 64) - 1
 _ROUNDING_NAMES = {value: name for name, value in ROUNDING.items()}
@@ -71,9 +71,11 @@ def _operand(row: Insn, kind: str, word: int, address: int) -> str:
     if "(" in kind:
         offset, base = kind[:-1].split("(")
         return (_operand(row, offset, word, address) if offset else "") + f"({_operand(row, base, word, address)})"
-    if kind == "sp":
-        return "sp"
+    if kind in ("sp", "rtz"):
+        return kind
     value = row.fields[kind].extract(word)
+    if kind == "fli":
+        return FLI[value]
     if kind[0] == "r" and kind != "rm":
         return X_NAMES[value + 8 if kind.endswith("c") else value]
     if kind[0] == "f":

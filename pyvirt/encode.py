@@ -12,7 +12,7 @@ from pyvirt._isa import Insn
 from pyvirt.asmexpr import Env, Token, error, evaluate, signed64
 from pyvirt.csrnames import CSRS
 from pyvirt.errors import AsmError
-from pyvirt.regnames import F_REGS, ROUNDING, X_REGS
+from pyvirt.regnames import F_REGS, FLI, ROUNDING, X_REGS
 
 Operand = list[Token]
 X_ALLOWED = "x0-x31, zero, ra, sp, gp, tp, fp, t0-t6, s0-s11, a0-a7"
@@ -20,7 +20,7 @@ F_ALLOWED = "f0-f31, ft0-ft11, fs0-fs11, fa0-fa7"
 TARGETS = frozenset({"bimm", "jimm", "cbimm", "cjimm"})  # pc-relative: written as the address they go to
 UPPERS = {"uimm": "0..0xfffff", "cuimm": "1..31 and 0xfffe0..0xfffff"}  # written as bits 31:12
 # Conversions that can't round were given rne when the assembler was first written, and stay so (riscv-asm-manual).
-RNE_BY_DEFAULT = frozenset({"fcvt.d.w", "fcvt.d.wu", "fcvt.d.s"})
+RNE_BY_DEFAULT = frozenset({"fcvt.d.w", "fcvt.d.wu", "fcvt.d.s", "fcvt.s.h", "fcvt.d.h"})
 FENCE_SETS = "iorw"
 ORDERINGS = {".aq": (1, 0), ".rl": (0, 1), ".aqrl": (1, 1)}
 
@@ -102,6 +102,17 @@ def rounding(row: str, operand: Operand) -> int:
     return ROUNDING[text]
 
 
+def constant(row: str, operand: Operand) -> int:
+    """Return the number of a floating-point constant that fli loads, written as a number, min, inf or nan."""
+    text = shown(operand)
+    if text in FLI:
+        return FLI.index(text)
+    try:
+        return [float(known) if known != "min" else None for known in FLI].index(float(text))
+    except ValueError:
+        raise error(operand[0], f"{row}: constant {text!r} can't be loaded; allowed are {', '.join(FLI)}") from None
+
+
 def immediate(row: Insn, kind: str, operand: Operand, env: Env) -> int:
     """Return the instruction bits of an immediate operand, in range of its field."""
     field = row.fields[kind]
@@ -148,6 +159,12 @@ def _plain(row: Insn, kind: str, operand: Operand, env: Env) -> int:
         if shown(operand) not in ("sp", "x2"):
             raise error(operand[0], f"{row.name}: {shown(operand)!r} can't be used here; allowed is sp (x2)")
         return 0
+    if kind == "rtz":
+        if shown(operand) != "rtz":
+            raise error(operand[0], f"{row.name}: {shown(operand)!r} can't be used here; allowed is rtz")
+        return 0
+    if kind == "fli":
+        return row.fields["fli"].insert(constant(row.name, operand))
     if kind == "csr":
         return row.fields["csr"].insert(csr_number(row.name, operand, env))
     if kind in ("pred", "succ"):

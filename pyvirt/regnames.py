@@ -16,5 +16,11 @@ X_REGS: dict[str, int] = {
     **{name: n for n, name in enumerate(X_NAMES)}, **{f"x{n}": n for n in range(32)}, "fp": 8,
 }
 F_REGS: dict[str, int] = {**{name: n for n, name in enumerate(F_NAMES)}, **{f"f{n}": n for n in range(32)}}
+# What fli loads, by its number: unprivileged manual, "Zfa", table of immediates. 1 is the smallest normal number.
+FLI: tuple[str, ...] = (
+    "-1.0", "min", "1.52587890625e-05", "3.0517578125e-05", "0.00390625", "0.0078125", "0.0625", "0.125", "0.25",
+    "0.3125", "0.375", "0.4375", "0.5", "0.625", "0.75", "0.875", "1.0", "1.25", "1.5", "1.75", "2.0", "2.5", "3.0",
+    "4.0", "8.0", "16.0", "128.0", "256.0", "32768.0", "65536.0", "inf", "nan",
+)
 # Rounding modes as operands: unprivileged manual, "Floating-Point Control and Status Register".
 ROUNDING: dict[str, int] = {"rne": 0, "rtz": 1, "rdn": 2, "rup": 3, "rmm": 4, "dyn": 7}

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import re
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pyvirt._memory import counters
 from pyvirt.board import RAM_BASE
 from pyvirt.devices.base import Device, Region
 from pyvirt.fdt import Placed
+from tests.needs import source_tree
 
 COUNT = """
         li      a0, 0
@@ -97,6 +99,14 @@ def test_isa_is_resolved_and_shows_in_config_and_device_tree() -> None:
         assert b"riscv,sv39\0" in data
         vm.hart.csr.satp = 9 << 60
         assert vm.hart.csr.satp.MODE == 0
+
+
+def test_the_page_of_extensions_names_just_those_there_are() -> None:
+    page = (source_tree() / "docs" / "extensions.md").read_text().partition("## Towards")[0]
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    head, *multi = pv.Machine(board="bare", ram="4K").isa.removeprefix("rv64").split("_")
+    assert named == {*head, *multi}
 
 
 def test_equal_isas_are_one_configuration() -> None:

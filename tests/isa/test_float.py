@@ -1,6 +1,7 @@
-"""F and D bodies against SoftFloat: values at every border, all rounding modes, native and software paths, flags."""
+"""F, D, Zfh and Zfa bodies against SoftFloat: values at every border, all rounding modes, all paths, flags."""
 from __future__ import annotations
 
+import math
 import random
 import struct
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from pyvirt import _fpcheck as fp
 
-BOX = 0xFFFF_FFFF_0000_0000
+BOX = {16: 0xFFFF_FFFF_FFFF_0000, 32: 0xFFFF_FFFF_0000_0000, 64: 0}
 MASK = (1 << 64) - 1
 RNE, RTZ, RDN, RUP, RMM = range(5)
 NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
@@ -20,14 +21,15 @@ PATHS = (("native", (RNE, RTZ, RDN, RUP)), ("soft", (RNE, RTZ, RDN, RUP, RMM)), 
 BODIES = fp.names()
 Operands = tuple[int, int, int]
 
-PRECISION = {32: 24, 64: 53}
-EXPONENT_BITS = {32: 8, 64: 11}
+PRECISION = {16: 11, 32: 24, 64: 53}
+EXPONENT_BITS = {16: 5, 32: 8, 64: 11}
+WIDTHS = {"h": 16, "s": 32, "d": 64}
 INTEGER_NAMES = {"w", "wu", "l", "lu"}
 
 
 def encode(width: int, value: float) -> int:
     """Return the image of a number that the format holds exactly."""
-    return int.from_bytes(struct.pack("<f" if width == 32 else "<d", value), "little")
+    return int.from_bytes(struct.pack({16: "<e", 32: "<f", 64: "<d"}[width], value), "little")
 
 
 def magnitudes(width: int) -> list[int]:
@@ -37,7 +39,7 @@ def magnitudes(width: int) -> list[int]:
     quiet, least = 1 << (p - 2), 1 << (p - 1)
     found = [0, 1, 2, 3, least // 2, least - 1, least, least + 1, 2 * least - 1, 2 * least, one - ulp, one, one + ulp]
     found += [encode(width, v) for v in (0.25, 0.5, 0.75, 1.5, 2.0, 2.5, 3.0, 3.5, 10.0, 255.0)]
-    for power in (31, 32, 52, 53, 62, 63, 64):
+    for power in (10, 11, 15) if width == 16 else (31, 32, 52, 53, 62, 63, 64):
         edge = (bias + power) << (p - 1)
         found += [edge - 1, edge, edge + 1]
     if width == 64:
@@ -46,17 +48,23 @@ def magnitudes(width: int) -> list[int]:
         # for fcvt.s.d: the borders of single precision, and halves of its steps
         for v in (2.0**-126, 2.0**-149, 2.0**-150, 2.0**128, 2.0**128 - 2.0**103, 1 + 2.0**-24, 1 + 3 * 2.0**-24):
             found += [encode(64, v) - 1, encode(64, v), encode(64, v) + 1]
+    if width > 16:
+        # for fcvt.h.s and fcvt.h.d: the same of half precision
+        for v in (2.0**-14, 2.0**-24, 2.0**-25, 2.0**16, 2.0**16 - 2.0**4, 1 + 2.0**-11, 1 + 3 * 2.0**-11):
+            found += [encode(width, v) - 1, encode(width, v), encode(width, v) + 1]
     found += [inf - least, inf - 2, inf - 1, inf, inf | quiet, inf | quiet | 5, inf | 1, inf | quiet - 1]
     return sorted(set(found))
 
 
 def registers(width: int, images: Iterable[int]) -> list[int]:
-    """Return register values: both signs, singles boxed, and some singles that are not."""
+    """Return register values: both signs, halves and singles boxed, and some that are not."""
     both = [v | s for v in images for s in (0, 1 << (width - 1))]
     if width == 64:
         return both
     unboxed = [0, 0x3F80_0000, 0xFFFF_FFFE_3F80_0000, 0x7FFF_FFFF_3F80_0000, 0x3FF0_0000_0000_0000, 0xFFFF_FFFF << 31]
-    return [v | BOX for v in both] + unboxed
+    if width == 16:
+        unboxed = [0, 0x3C00, 0xFFFF_FFFF_FFFE_3C00, 0x7FFF_FFFF_FFFF_3C00, 0xFFFF_FFFF_3F80_0000, MASK << 17 & MASK]
+    return [v | BOX[width] for v in both] + unboxed
 
 
 def some(width: int, count: int) -> list[int]:
@@ -87,45 +95,49 @@ def draw(rng: random.Random, width: int) -> int:
     elif kind == 3:
         bits = (bits >> rng.randrange(p)) & ((1 << p - 1) - 1)
     image = rng.getrandbits(1) << (width - 1) | exponent << (p - 1) | bits
-    return image | BOX if width == 32 else image
+    return image | BOX[width]
 
 
 def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tuple[int, int]:
     """Return what the manual wants of one instruction, by SoftFloat: (register, flags)."""
     op, *types = name.split(".")
-    if name in ("fmv.x.d", "fmv.d.x"):
-        return operands[0], 0
-    if name == "fmv.w.x":
-        return operands[0] & 0xFFFF_FFFF | BOX, 0
-    if name == "fmv.x.w":
-        low = operands[0] & 0xFFFF_FFFF
-        return low | BOX if low >> 31 else low, 0
+    if op == "fmv":
+        width = {**WIDTHS, "w": 32}[types[1] if types[0] == "x" else types[0]]
+        low = operands[0] & (1 << width) - 1
+        if types[0] == "x":
+            return low | BOX[width] if low >> width - 1 else low, 0
+        return low | BOX[width], 0
+    if op == "fli":
+        return fli(WIDTHS[types[0]], operands[0]), 0
 
     def image(kind: str, v: int) -> int:
-        if kind == "d":
-            return v
-        return v & 0xFFFF_FFFF if v & BOX == BOX else int(softfloat.QNAN[32])
+        box = BOX[WIDTHS[kind]]
+        return v ^ box if v & box == box else int(softfloat.QNAN[WIDTHS[kind]])
 
     def as_is(result: tuple[int, int]) -> tuple[int, int]:
         return result
 
     def register(kind: str, result: tuple[int, int]) -> tuple[int, int]:
-        return (result[0] | BOX if kind == "s" else result[0]), result[1]
+        return result[0] | BOX[WIDTHS[kind]], result[1]
 
     if op == "fcvt":
         to, source = types
         if to in INTEGER_NAMES:
-            return as_is(softfloat.to_int(to, 32 if source == "s" else 64, rm, image(source, operands[0])))
-        width = 32 if to == "s" else 64
+            return as_is(softfloat.to_int(to, WIDTHS[source], rm, image(source, operands[0])))
+        width = WIDTHS[to]
         if source in INTEGER_NAMES:
             return register(to, softfloat.from_int(source, width, rm, operands[0]))
-        return register(to, softfloat.resize(width, rm, image(source, operands[0])))
+        return register(to, softfloat.resize(WIDTHS[source], width, rm, image(source, operands[0])))
     kind = types[0]
-    width = 32 if kind == "s" else 64
+    width = WIDTHS[types[-1]]
+    if op == "fcvtmod":
+        return modular(softfloat, operands[0])
     a, b, c = (image(kind, v) for v in operands)
-    if op in ("feq", "flt", "fle"):
+    if op in ("feq", "flt", "fle", "fltq", "fleq"):
         return as_is(softfloat.compare(op, width, a, b))
-    if op in ("fmin", "fmax"):
+    if op in ("fround", "froundnx"):
+        return register(kind, softfloat.integral(width, rm, a, inexact=op == "froundnx"))
+    if op in ("fmin", "fmax", "fminm", "fmaxm"):
         return register(kind, softfloat.minmax(op, width, a, b))
     if op.startswith("fsgnj"):
         return register(kind, softfloat.sign_inject(op, width, a, b))
@@ -133,6 +145,27 @@ def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tup
         return as_is(softfloat.classify(width, a))
     values = (a, b, c)[: BODIES[name][0]]
     return register(kind, softfloat.arithmetic(op, width, rm, *values))
+
+
+def fli(width: int, number: int) -> int:
+    """Return the register that fli loads."""
+    from pyvirt.regnames import FLI
+
+    text = FLI[number]
+    if text == "min":
+        return 1 << PRECISION[width] - 1 | BOX[width]
+    if text == "nan":
+        return {16: 0x7E00, 32: 0x7FC0_0000, 64: 0x7FF8 << 48}[width] | BOX[width]
+    if width == 16 and text == "65536.0":
+        text = "inf"
+    return encode(width, float(text)) | BOX[width]
+
+
+def modular(softfloat: ModuleType, bits: int) -> tuple[int, int]:
+    """Return what fcvtmod.w.d makes of a double: its integer part modulo 2^32, and the flags of fcvt.w.d."""
+    value = struct.unpack("<d", bits.to_bytes(8, "little"))[0]
+    low = int(value) & 0xFFFF_FFFF if math.isfinite(value) else 0
+    return low | 0xFFFF_FFFF_0000_0000 if low >> 31 else low, softfloat.to_int("w", 64, RTZ, bits)[1]
 
 
 def compare(softfloat: ModuleType, name: str, operands: list[Operands]) -> int:
@@ -160,7 +193,9 @@ def compare(softfloat: ModuleType, name: str, operands: list[Operands]) -> int:
 def source_width(name: str) -> int:
     """Return the width of a floating operand, 0 for an integer operand."""
     kind = name.split(".")[-1]
-    return {"s": 32, "d": 64}.get(kind, 0) if name.startswith("fcvt") or kind in "sd" else 0
+    if name.startswith("fli"):
+        return 0
+    return WIDTHS.get(kind, 0) if name.startswith("fcvt") or kind in WIDTHS else 0
 
 
 def integers() -> list[int]:
@@ -171,7 +206,7 @@ def integers() -> list[int]:
             found.add((1 << power) + off & MASK)
             found.add(-(1 << power) + off & MASK)
     for power in (31, 32, 63, 64):  # ties of both precisions just below and above half a step
-        for p in (24, 53):
+        for p in (11, 24, 53):
             half = 1 << max(0, power - p - 1)
             found |= {((1 << power) - half + off) & MASK for off in (-1, 0, 1)}
             found |= {((1 << power - 1) + half + off) & MASK for off in (-1, 0, 1)}
@@ -181,10 +216,14 @@ def integers() -> list[int]:
 def borders(name: str) -> list[Operands]:
     """Return the cross product of interesting values for one instruction."""
     count, width = BODIES[name][0], source_width(name)
+    if count == 1 and width == 16:
+        return [(v | BOX[16], 0, 0) for v in range(1 << 16)] + [(v, 0, 0) for v in registers(16, [1])]
     if count == 1:
         values = registers(width, magnitudes(width)) if width else integers()
         if name.startswith("fmv"):
-            values = registers(32, magnitudes(32)) + integers()
+            values = registers(16, magnitudes(16)) + registers(32, magnitudes(32)) + integers()
+        if name.startswith("fli"):
+            values = list(range(32)) * 4
         return [(v, 0, 0) for v in values]
     if count == 2:
         return [(a, b, 0) for a, b in product(registers(width, magnitudes(width)), repeat=2)]
@@ -197,6 +236,9 @@ def drawn(name: str, count: int) -> Iterator[Operands]:
     rng = random.Random(f"{name}:{count}")
     width = source_width(name)
     for i in range(count):
+        if name.startswith("fli"):
+            yield i % 32, 0, 0
+            continue
         if not width:
             yield rng.getrandbits(64) >> rng.randrange(64) ^ (MASK if rng.getrandbits(1) else 0), 0, 0
             continue
@@ -209,7 +251,7 @@ def drawn(name: str, count: int) -> Iterator[Operands]:
 def aimed(rng: random.Random, width: int, a: int, b: int, c: int) -> Operands:
     """Change b or c so that the operation ends at a border: a × b, a / b at the smallest normal, c near -(a × b)."""
     p, bias = PRECISION[width], (1 << EXPONENT_BITS[width] - 1) - 1
-    top, low, box = 2 * bias + 1, (1 << p - 1) - 1, BOX if width == 32 else 0
+    top, low, box = 2 * bias + 1, (1 << p - 1) - 1, BOX[width]
     ea = a >> (p - 1) & top
     fraction = rng.choice([low - rng.randrange(4), rng.randrange(4), rng.getrandbits(p - 1)])
     kind = rng.randrange(4)
@@ -231,7 +273,7 @@ def aimed(rng: random.Random, width: int, a: int, b: int, c: int) -> Operands:
 def test_every_instruction_has_a_body() -> None:
     from pyvirt import _isa
 
-    wanted = {i.name for i in _isa.ISA if i.ext in ("F", "D") and i.name not in ("flw", "fsw", "fld", "fsd")}
+    wanted = {i.name for i in _isa.ISA if i.kind == "fp"}
     assert wanted == set(BODIES)
 
 

@@ -41,6 +41,8 @@ def test_every_halfword_has_at_most_one_row() -> None:
         if word & 3 == 3:
             continue
         rows = [row for row in short if row.matches(word)]
+        hinted = {HINT_OF[row.name] for row in rows if row.name in HINT_OF}
+        rows = [row for row in rows if row.name not in hinted]
         assert len(rows) <= 1, (hex(word), rows)
         for row in rows:
             claimed[row] += 1
@@ -86,16 +88,16 @@ def test_insert_and_extract_are_inverse(row: Insn) -> None:
 @pytest.mark.parametrize("row", ISA, ids=lambda row: row.name)
 def test_operands_name_fields(row: Insn) -> None:
     named = {part for operand in row.operands for part in operand.replace("(", " ").replace(")", " ").split()}
-    assert named - {"sp"} <= set(row.fields)
+    assert named - {"sp", "rtz"} <= set(row.fields)
     unnamed = set(row.fields) - named - {"aq", "rl"}
     silent = {"fence": {"fm", "rs1", "rd"}, "fence.i": {"imm", "rs1", "rd"}, "c.nop": {"cimm"}}
     assert unnamed <= silent.get(row.name, set())
 
 
-@pytest.mark.parametrize("row", [row for row in ISA if row.kind == "c"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ISA if row.expand], ids=lambda row: row.name)
 def test_compressed_rows_name_what_they_stand_for(row: Insn) -> None:
     base = BY_NAME[row.expand]
-    constants = {"x0", "x1", "x2", "0"}
+    constants = {"x0", "x1", "x2", "0", "255", "-1"}
     assert set(row.expand_operands) <= set(row.fields) | constants
     assert len(row.expand_operands) == sum(operand.count("(") + 1 for operand in base.operands)
 
@@ -105,7 +107,7 @@ def test_find_agrees_with_the_index() -> None:
         for word in words(row):
             assert find(word) is row
             assert indexed_find(word) is row
-    for word in (0, 0xFFFF, 0xFFFFFFFF, 0x7F, 0x9C41, 0x6001, 0x4002):
+    for word in (0, 0xFFFF, 0xFFFFFFFF, 0x7F, 0x9C79, 0x6001, 0x4002):
         assert find(word) is None
         assert indexed_find(word) is None
 

@@ -83,6 +83,8 @@ EXTENSIONS = {
     "a": 0, "f": 1, "d": 2, "c": 3, "m": 4, "zba": 5, "zbb": 6, "zbs": 7, "zicond": 8, "zicbom": 9, "zicboz": 10,
     "zicbop": 11, "sstc": 12, "svinval": 13, "svnapot": 14, "svpbmt": 15, "svadu": 16, "zihpm": 17, "zicntr": 18,
     "h": 19, "smstateen": 28, "zihintpause": 24, "zicsr": 25, "zifencei": 26, "i": 27,
+    "zbc": 29, "zbkb": 30, "zbkx": 31, "zcb": 32, "zimop": 33, "zcmop": 34, "zihintntl": 35, "zawrs": 36, "zabha": 37,
+    "zacas": 38, "zfa": 39, "zfhmin": 40, "zfh": 41,
 }
 ALWAYS = 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23  # Sv48, Sv57, S, U
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pyvirt.regnames import FLI
 from tests.lockstep.programs import RESERVED, frame
 
 ROUNDING = ("rne", "rtz", "rdn", "rup", "rmm", "dyn")
-EXACT = {"fcvt.d.w", "fcvt.d.wu", "fcvt.d.s"}  # always exact: the assembler takes no rounding mode
+# Always exact: the assembler takes no rounding mode.
+EXACT = {"fcvt.d.w", "fcvt.d.wu", "fcvt.d.s", "fcvt.s.h", "fcvt.d.h"}
 CSRS = ("sscratch", "stval", "mtval", "mcause", "scause", "sepc", "mepc", "fflags", "frm", "fcsr", "mhartid")
 FENCES = ("iorw,iorw", "rw,rw", "r,rw", "rw,w", "w,w", "i,o", "o,i", "r,r")
 
@@ -78,7 +80,15 @@ class Rows:
             elif operand in ("fs1", "fs2", "fs3"):
                 i = self.rng.randrange(32)
                 before.append(self.load_f(i))
+                if row.name.endswith(".h") and self.rng.random() < 0.9:
+                    # What the table holds is no boxed half.
+                    j = self.base()
+                    before += [self.load_x(j), f"fmv.h.x f{i}, x{j}"]
                 texts.append(f"f{i}")
+            elif operand == "fli":
+                texts.append(self.rng.choice(FLI))
+            elif operand == "rtz":
+                texts.append("rtz")
             elif operand == "rm":
                 mode = self.rng.choice(ROUNDING)
                 if row.name in EXACT:
@@ -162,6 +172,29 @@ class Rows:
         j = self.x()
         source = [self.load_x(j)] if j != i else []
         return [*source, line, f"{row.name}{self.order()} x{self.x()}, x{j}, (x{i})"]
+
+    def kind_cas(self, row: Any) -> list[str]:
+        """Compare and swap, with what memory holds or with something else."""
+        i, line = self.atomic_address(row)
+        rd, j = self.rng.sample([k for k in self.free if k != i], 2)
+        load = f"l{row.name[-1]} x{rd}, 0(x{i})" if self.rng.random() < 0.5 else self.load_x(rd)
+        if self.misaligned_atomics:
+            load = self.load_x(rd)
+        return [self.load_x(j), line, load, f"{row.name}{self.order()} x{rd}, x{j}, (x{i})"]
+
+    def kind_casq(self, row: Any) -> list[str]:
+        """The same with pairs of registers; sometimes only half of it is what memory holds."""
+        rng = self.rng
+        pairs = [k for k in self.free if k % 2 == 0 and (k == 0 or k + 1 in self.free)]
+        rd, j = rng.choice(pairs), rng.choice(pairs)
+        i = rng.choice([k for k in self.free if k and k & ~1 not in (rd, j)])
+        line = f"addi x{i}, x3, {rng.randrange(-2000, 2000, 16 if rng.random() < 0.9 else 8)}"
+        loads = [f"ld x{rd + half}, {8 * half}(x{i})" if rng.random() < 0.8 else self.load_x(rd + half)
+                 for half in (0, 1) if rd]
+        if self.misaligned_atomics:
+            loads = [self.load_x(rd + half) for half in (0, 1) if rd]
+        values = [self.load_x(j + half) for half in (0, 1) if j and j != rd]
+        return [*values, line, *loads, f"{row.name}{self.order()} x{rd}, x{j}, (x{i})"]
 
     def kind_lr(self, row: Any) -> list[str]:
         i, line = self.atomic_address(row)
@@ -248,8 +281,8 @@ class Rows:
         return [self.load_x(i), f"{row.name} x{self.x()}, {csr}, x{i}"]
 
     def kind_hint(self, row: Any) -> list[str]:
-        if row.name == "pause":
-            return ["pause"]
+        if not row.operands:
+            return [row.name]
         return [f"{row.name} {32 * self.rng.randrange(-64, 64)}(x{self.x()})"]
 
     # ---- compressed with memory or the stack pointer ----

@@ -18,10 +18,10 @@ NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
 RNE, RTZ, RDN, RUP, RMM = range(5)
 ROUNDING = (RNE, RTZ, RDN, RUP, RMM)
 
-QNAN = {32: 0x7FC0_0000, 64: 0x7FF8_0000_0000_0000}
-_EXPONENT = {32: 0x7F80_0000, 64: 0x7FF0_0000_0000_0000}
-_QUIET = {32: 0x0040_0000, 64: 0x0008_0000_0000_0000}
-_SIGN = {32: 1 << 31, 64: 1 << 63}
+QNAN = {16: 0x7E00, 32: 0x7FC0_0000, 64: 0x7FF8_0000_0000_0000}
+_EXPONENT = {16: 0x7C00, 32: 0x7F80_0000, 64: 0x7FF0_0000_0000_0000}
+_QUIET = {16: 0x0200, 32: 0x0040_0000, 64: 0x0008_0000_0000_0000}
+_SIGN = {16: 1 << 15, 32: 1 << 31, 64: 1 << 63}
 
 Result = tuple[int, int]
 
@@ -47,7 +47,7 @@ def _module() -> Any:
 
 def _box(width: int, bits: int) -> Any:
     sf = _module()
-    return (sf.Float32 if width == 32 else sf.Float64).from_bytes(bits.to_bytes(width // 8, "big"))
+    return {16: sf.Float16, 32: sf.Float32, 64: sf.Float64}[width].from_bytes(bits.to_bytes(width // 8, "big"))
 
 
 def _call(rm: int, function: Callable[..., Any], *args: Any) -> tuple[Any, int]:
@@ -86,18 +86,18 @@ def arithmetic(op: str, width: int, rm: int, *operands: int) -> Result:
 
 
 def compare(op: str, width: int, a: int, b: int) -> Result:
-    """Return (0 or 1, flags) of feq (quiet), flt and fle (signaling)."""
+    """Return (0 or 1, flags) of feq, fltq and fleq (quiet), flt and fle (signaling)."""
     sf = _module()
-    name = {"feq": "eq", "flt": "lt", "fle": "le"}[op]
+    name = {"feq": "eq", "flt": "lt", "fle": "le", "fltq": "lt_quiet", "fleq": "le_quiet"}[op]
     value, flags = _call(RNE, getattr(sf, f"f{width}_{name}"), _box(width, a), _box(width, b))
     return int(bool(value)), flags
 
 
 def minmax(op: str, width: int, a: int, b: int) -> Result:
-    """Return (bits, flags) of fmin and fmax: IEEE 754-2019 minimumNumber, with -0 below +0."""
+    """Return (bits, flags) of fmin and fmax, and of fminm and fmaxm, whose NaN stays: -0 is below +0."""
     flags = NV if is_snan(width, a) or is_snan(width, b) else 0
     if is_nan(width, a) or is_nan(width, b):
-        if is_nan(width, a) and is_nan(width, b):
+        if op.endswith("m") or (is_nan(width, a) and is_nan(width, b)):
             return QNAN[width], flags
         return (b if is_nan(width, a) else a), flags
     sign = _SIGN[width]
@@ -106,7 +106,7 @@ def minmax(op: str, width: int, a: int, b: int) -> Result:
         return -(v & ~sign) - 1 if v & sign else v
 
     lower, upper = sorted((a, b), key=key)
-    return (lower if op == "fmin" else upper), flags
+    return (lower if op.startswith("fmin") else upper), flags
 
 
 def sign_inject(op: str, width: int, a: int, b: int) -> Result:
@@ -133,7 +133,7 @@ _INT = {"w": ("i32", 32, True), "wu": ("ui32", 32, False), "l": ("i64", 64, True
 
 
 def to_int(kind: str, width: int, rm: int, bits: int) -> Result:
-    """Return (what the x register gets, flags) of fcvt.{w,wu,l,lu}.{s,d}: 32-bit results are sign-extended."""
+    """Return (what the x register gets, flags) of fcvt.{w,wu,l,lu}.{h,s,d}: 32-bit results are sign-extended."""
     sf = _module()
     name, size, _ = _INT[kind]
     value, flags = _call(rm, getattr(sf, f"f{width}_to_{name}"), _box(width, bits))
@@ -144,7 +144,7 @@ def to_int(kind: str, width: int, rm: int, bits: int) -> Result:
 
 
 def from_int(kind: str, width: int, rm: int, value: int) -> Result:
-    """Return (bits, flags) of fcvt.{s,d}.{w,wu,l,lu} of the low bits of an x register."""
+    """Return (bits, flags) of fcvt.{h,s,d}.{w,wu,l,lu} of the low bits of an x register."""
     sf = _module()
     name, size, _ = _INT[kind]
     cls = {"i32": sf.Int32, "ui32": sf.UInt32, "i64": sf.Int64, "ui64": sf.UInt64}[name]
@@ -153,10 +153,17 @@ def from_int(kind: str, width: int, rm: int, value: int) -> Result:
     return int.from_bytes(result.to_bytes(), "big"), flags
 
 
-def resize(to: int, rm: int, bits: int) -> Result:
-    """Return (bits, flags) of fcvt.s.d (`to` 32) and fcvt.d.s (`to` 64)."""
+def integral(width: int, rm: int, bits: int, *, inexact: bool) -> Result:
+    """Return (bits, flags) of froundnx, or of fround, which is never inexact."""
     sf = _module()
-    source = 64 if to == 32 else 32
+    function = getattr(sf, f"f{width}_round_to_int")
+    result, flags = _call(rm, lambda value: function(value, sf.RoundingMode(rm), inexact), _box(width, bits))
+    return int.from_bytes(result.to_bytes(), "big"), flags
+
+
+def resize(source: int, to: int, rm: int, bits: int) -> Result:
+    """Return (bits, flags) of a conversion between the formats of these widths."""
+    sf = _module()
     result, flags = _call(rm, getattr(sf, f"f{source}_to_f{to}"), _box(source, bits))
     return int.from_bytes(result.to_bytes(), "big"), flags
 

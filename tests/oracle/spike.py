@@ -21,6 +21,7 @@ from typing import Any
 VERSION = "0.0.5.dev20"
 ISA = (
     "rv64imafdc_zicsr_zifencei_zicntr_zihpm_zba_zbb_zbs_zicond_zicbom_zicboz_zicbop_zihintpause_zicclsm"
+    "_zihintntl_zimop_zabha_zacas_zawrs_zfa_zfhmin_zfh_zbc_zbkb_zbkx_zcb_zcmop"
     "_sstc_svinval_svnapot_svpbmt_svadu"
 )
 DRAM = 0x8000_0000

@@ -16,7 +16,10 @@ from functools import cache
 from pathlib import Path
 
 VERSION = "0.17.1"
-MARCH = "m,a,f,d,c,h,zba,zbb,zbs,zicond,zicbom,zicboz,zicbop,zihintpause,svinval,sstc,h"
+MARCH = (
+    "m,a,f,d,c,h,zba,zbb,zbc,zbs,zbkb,zbkx,zicond,zicbom,zicboz,zicbop,zihintntl,zihintpause,zimop,zabha,zacas,zawrs,zcb,"
+    "zcmop,zfa,zfh,svinval,sstc"
+)
 PROLOGUE = ".option norvc\n.option norelax\n.text\n"
 
 
@@ -101,7 +104,7 @@ def _read(path: Path, at: int) -> Image:
 
 def compressed(line: str) -> str:
     """Return the line, with the assembler's compressed encodings switched on around it if it names one (`c.addi`)."""
-    return f".option rvc; {line}; .option norvc" if line.startswith("c.") else line
+    return f".option push; .option arch, +c, +zcb, +zcmop; {line}; .option pop" if line.startswith("c.") else line
 
 
 def encodings(lines: list[str], march: str = MARCH) -> list[bytes]:
