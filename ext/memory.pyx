@@ -635,7 +635,9 @@ cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, leavi
             node_leave(ram, <node_t*> x, <node_t*> y, level - 1, leaving)
             continue
         if x != NULL:
-            leaving_add(leaving, <frame_t*> x, <frame_t*> y)
+            # Of frames whose bytes are not there nothing is cached, and nothing is compared with them.
+            if not is_lazy(<frame_t*> x):
+                leaving_add(leaving, <frame_t*> x, NULL if y == NULL or is_lazy(<frame_t*> y) else <frame_t*> y)
             ram.resident -= 1
             ram.owned -= (<frame_t*> x).owner == ram.id
         if y != NULL:
@@ -1166,6 +1168,9 @@ cdef class Ram(_Tree):
             with nogil:
                 tree_restore(&self.ram, root.ram.root, root.ram.resident, False)
         lazy_bury(&graves)
+        if self.ram.failed != NULL:
+            Py_DECREF(<object> self.ram.failed)     # what the one before was not told any more
+            self.ram.failed = NULL
         self.ram.id = ident if ident else counter_add(&last_stamp, 1)
         self.ram.owned = owned
         self.ram.limit = limit

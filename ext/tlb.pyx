@@ -569,6 +569,10 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
                         return 0
             bits >>= 1
             slot += 1
+    if new != NULL and new.pt != NULL:
+        spin_lock(&pt_lock)
+        new.pt.stages |= pt.stages
+        spin_unlock(&pt_lock)
     return 1
 
 

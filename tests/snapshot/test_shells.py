@@ -212,14 +212,14 @@ def test_strangers_of_one_recipe_share_shells() -> None:
     for vm in machines:
         vm.run(instructions=5000)
         snaps.append(vm.snapshot())
-        act(vm, 2)
+        vm.run(instructions=3000)
         wanted.append(look(vm))
     with snaps[0].fork() as first:
         first.run(instructions=1)
         shell = home(first)
     for k in [1, 2, 1, 0, 2, 0, 1]:
         with snaps[k].fork() as fork:
-            act(fork, 2)
+            fork.run(instructions=3000)
             assert home(fork) == shell
             found = fork.digest(), fork.icount, fork.console.text, fork.inputs, fork.ranges, fork.symbols
             assert found == wanted[k][:6]
