@@ -180,6 +180,19 @@ def test_no_translation_outlives_its_tables(core: str, virt: bool, every: int) -
                 assert [(vm.run(instructions=1500), vm.digest()) for _ in range(3)] == digests
 
 
+def test_going_to_a_saved_moment_whose_tables_are_still_in_the_file(tmp_path: Path) -> None:
+    with mapper() as vm:
+        vm.run(instructions=20_000)
+        vm.snapshot().save(tmp_path / "saved")
+        vm.run(instructions=1500)
+        wanted = vm.digest()
+        for detour in (0, 100, 700):
+            vm.run(instructions=detour)
+            vm.restore(pv.Snapshot.load(tmp_path / "saved"))
+            vm.run(instructions=1500)
+            assert vm.digest() == wanted
+
+
 CALLER = """
 1:      li a7, 1                # SBI: put a character
         li a0, 'k'
