@@ -155,13 +155,13 @@ def markdown(results: Results, facts: Mapping[str, str], peers: list[str]) -> st
     return "\n\n".join(parts) + "\n"
 
 
-def write_docs(path: Path, text: str) -> None:
-    """Put a report between the two marks of a document. Raises ValueError when it has none."""
+def write_docs(path: Path, text: str, begin: str = BEGIN, stop: str = END) -> None:
+    """Put a report between two marks of a document. Raises ValueError when it has none."""
     document = path.read_text()
-    head, mark, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, mark, rest = document.partition(begin)
+    _, end, tail = rest.partition(stop)
     if not mark or not end:
-        raise ValueError(f"{path} has no {BEGIN} ... {END} to write between")
+        raise ValueError(f"{path} has no {begin} ... {stop} to write between")
     aside = path.with_suffix(".tmp")
-    aside.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}")
+    aside.write_text(f"{head}{begin}\n\n{text}\n{stop}{tail}")
     aside.replace(path)

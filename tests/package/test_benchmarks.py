@@ -169,3 +169,20 @@ def test_the_report_goes_between_the_marks(bench: Any, source: Path, tmp_path: P
         bench.report.write_docs(tmp_path / "none.md", "new")
     shipped = (source / "docs/benchmarks.md").read_text()
     assert shipped.count(bench.report.BEGIN) == shipped.count(bench.report.END) == 1
+
+
+@pytest.mark.slow
+def test_the_worlds_are_compared(source: Path, tmp_path: Path) -> None:
+    document = tmp_path / "d.md"
+    document.write_text("a\n<!-- worlds: written by benchmarks/worlds.py -->\n<!-- end of worlds -->\nb\n")
+    command = [sys.executable, str(source / "benchmarks/worlds.py"), "--rounds", "1", "--instructions", "100000"]
+    done = subprocess.run([*command, "--docs", str(document)], capture_output=True, text=True, timeout=110)
+    assert done.returncode in (0, 1), done.stderr
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) == 12
+    counted = [line for line in rows if "walks" in line]
+    assert len(counted) == 2
+    assert all(line.endswith("| yes   |") for line in counted)
+    wrong = subprocess.run([*command, "--only", "nothing"], capture_output=True, text=True, timeout=110)
+    assert wrong.returncode == 2
+    assert "nothing" in wrong.stderr
