@@ -129,7 +129,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
               for at, disk in enumerate(found["disks"])]
     lines += [f"  section   {s['name']} {s['version']}, {s['bytes']:,} bytes"
               f"{'' if s['known'] else ', unknown'}" for s in found["sections"]]
-    return lines
+    # Text of a file that may be anybody's goes to a terminal.
+    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
 
 
 def verify(file: File, verify_key: VerifyKey = None, within: Within = None) -> None:

@@ -180,7 +180,7 @@ def _disk(writer: Writer, image: DiskImage, under: DiskImage | None, *, inside: 
             table = Table.of(entries(blocks_of(image), zeros=False))
     where = os.fsencode(image.path)
     digest, changed = b"", 0
-    if reference:
+    if reference and under is None:
         where = os.fsencode(_portable(image.path, folder))
         digest, changed = base_digest(image._base), image._base.identity[1]
     return DiskEntry(where, image.size, image.read_only, image.overlay_limit, not reference, digest, changed,

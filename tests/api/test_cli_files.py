@@ -72,6 +72,12 @@ def test_inspect_verify_export(pyvirt: Command, saved: Path, tmp_path: Path) -> 
         assert bytes(vm.mem[0x8000_0000:0x8020_0000]) == data
     done = pyvirt("export", saved, "disk0", tmp_path / "disk")
     assert (done.code, done.err) == (2, "pyvirt: WHAT: 'disk0' is not allowed; allowed: ram\n")
+    snap = pv.Snapshot.load(saved)
+    snap.note = "\x1b[2Jgone\x9b"
+    snap.save(tmp_path / "loud")
+    done = pyvirt("inspect", tmp_path / "loud")
+    assert "\x1b" not in done.out
+    assert "[2Jgone" in done.out
     raw = bytearray(saved.read_bytes())
     raw[300] ^= 1
     saved.write_bytes(raw)

@@ -13,7 +13,7 @@ import pytest
 import pyvirt as pv
 from pyvirt._memory import Ram, counters
 from pyvirt.container import PAGE, Reader
-from tests.snapshot.guests import busy
+from tests.snapshot.guests import busy, writer
 
 BASE = 0x8000_0000
 FIRST = BASE >> 12
@@ -310,3 +310,34 @@ def test_an_interrupted_fetch_can_be_repeated(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(Reader, "group", group)
         assert asked
         assert vm.digest() == later
+
+
+def test_a_damaged_block_stops_the_machine_before_the_request(tmp_path: Path) -> None:
+    """The guest reads no error: its request is made again when the file is mended."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(range(1, 129)) * 8 * 800)       # so that what is written is read before, by block
+    path = tmp_path / "a.pyvm"
+    with writer(image) as vm:
+        vm.run(instructions=5000)
+        vm.snapshot().save(path)
+        vm.run(instructions=40_000)
+        later = vm.digest()
+    with Reader(path) as reader:
+        groups = len(reader.index.groups)
+    met = 0
+    for group in range(groups):
+        with pv.Snapshot.load(path).fork() as vm:
+            start = vm.icount
+            at, old = damaged(path, group)
+            try:
+                vm.run(instructions=40_000)
+            except pv.LoadError:
+                met += 1
+                assert vm.icount < start + 40_000
+            finally:
+                with path.open("r+b") as file:
+                    file.seek(at)
+                    file.write(old)
+            vm.run(instructions=start + 40_000 - vm.icount)
+            assert vm.digest() == later
+    assert met >= 1
