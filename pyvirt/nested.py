@@ -206,6 +206,8 @@ class Nested:
     def offered(self) -> bool:
         """Deliver an interrupt of L2's that L1 keeps for itself, if L1 takes one now; says whether."""
         vcpu, due = self.vcpu, self.hie & self.hip & ~self.hideleg
+        if not due:
+            self._offer()   # what the hart was told last is no longer so
         if self.virt or not due or (vcpu.priv and not self.hart.csr_read(CSRS["vsstatus"]) & SSTATUS_SIE):
             return False
         self.to_l1(INTERRUPT | next(n for n in (10, 2, 6) if due >> n & 1), 0)
