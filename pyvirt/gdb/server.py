@@ -178,16 +178,18 @@ class _Line:
     def _read(self) -> None:
         try:
             while data := self._peer.recv(1 << 16):
-                for packet in self.decoder.feed(data):
+                found = self.decoder.feed(data)
+                if self.decoder.answer:
+                    # Before the answers: a debugger throws away one that comes where it waits for this.
+                    with self._sending:
+                        self._peer.sendall(bytes(self.decoder.answer))
+                    self.decoder.answer.clear()
+                for packet in found:
                     if packet == INTERRUPT:
                         self._stops += 1
                         self._vm.stop()
                     elif not self._over:
                         self._waiting.put((packet, self._stops))
-                if self.decoder.answer:
-                    with self._sending:
-                        self._peer.sendall(bytes(self.decoder.answer))
-                    self.decoder.answer.clear()
         except (OSError, ProtocolError):
             pass  # the connection is over, one way or the other
         finally:
