@@ -1,4 +1,4 @@
-"""Debian's kernel saved and gone on with elsewhere: other hash seeds, the other core, the middle of an L2 guest's run."""
+"""Debian's kernel saved and gone on with elsewhere: other hash seeds, the other core, inside an L2 guest's run."""
 from __future__ import annotations
 
 import os

@@ -391,6 +391,18 @@ def test_values_come_back_as_they_were() -> None:
     for wrong in (object(), {1, 2}, [[[object()]]], 1j):
         with pytest.raises(TypeError, match="allowed"):
             pack(wrong)
+    many = msgspec.msgpack.encode([[b"x" * 70_000, "y" * 70, 1 << 40, -5, 1.5, {"a": (1, 2)}] * 9] * 100)
+    assert len(unpack(many)) == 100
+    for least in (b"\x90", b"\x80", b"\xc0", b"\xa0", b"\x00", b"\xff"):
+        with pytest.raises(ValueError, match="more than 2000000 values"):
+            unpack(b"\xdd\x00\x30\x00\x00" + least * 0x30_0000)
+    tuples = [1] * 2_000_000
+    with pytest.raises(ValueError, match="more than 2000000 values"):
+        unpack(pack({"a": (tuples,)}))
+    with pytest.raises(ValueError, match="extension 1"):
+        unpack(pack([1 << 100] * 5000))
+    with pytest.raises(TypeError, match="an integer of 1025 bytes"):
+        pack(1 << 8195)
     nested: list[Any] = []
     for _ in range(100):
         nested = [nested]
