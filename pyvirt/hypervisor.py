@@ -176,7 +176,7 @@ class Hypervisor:
         self.reflected.append(trap)
 
     def save(self) -> dict[str, Any]:
-        """Return what a subclass keeps in its own attributes, as plain values: part of snapshots, forks and the digest."""
+        """Return what a subclass keeps of its own, as plain values: part of snapshots, forks and the digest."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
