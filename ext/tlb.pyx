@@ -20,6 +20,12 @@ cdef enum:
     PT_STORES_MAX = 64      # slow stores after which a page table counts as data again
     SPARE_MAX = 8           # caches kept for machines to come
 
+cdef extern from *:
+    """
+    #define EVERYWHERE (~(uint64_t)0)       /* all address spaces, as pt_t.atp says it */
+    """
+    const uint64_t EVERYWHERE
+
 
 # ---- banks -----------------------------------------------------------------------------------------------------
 cdef inline void bank_bar(bank_t* bank) noexcept nogil:
@@ -239,8 +245,12 @@ cdef inline void jump_drop_range(bank_t* bank, uint64_t va, uint64_t mask) noexc
             bank.jump[i].pc = 1
 
 
-cdef void drop_page(machine_t* m, uint64_t va, int fetch) noexcept nogil:
-    """Drop the entries of one virtual page in every bank; `fetch` says that code may have run from it."""
+cdef inline int elsewhere(bank_t* bank, uint64_t atp) noexcept nogil:
+    return bank.satp != atp and atp != EVERYWHERE
+
+
+cdef void drop_page(machine_t* m, uint64_t va, int fetch, uint64_t atp) noexcept nogil:
+    """Drop the entries of one virtual page of an address space; `fetch` says that code may have run from it."""
     cdef uint32_t i
     cdef int b
     cdef cache_t* cache
@@ -254,6 +264,8 @@ cdef void drop_page(machine_t* m, uint64_t va, int fetch) noexcept nogil:
             bank = cache.bank[b]
             if bank == NULL:
                 break
+            if elsewhere(bank, atp):
+                continue
             if bank.r[page & TLB_MASK].tag == va:
                 bank.r[page & TLB_MASK].tag = TAG_NONE
             if bank.w[page & TLB_MASK].tag == va:
@@ -264,8 +276,11 @@ cdef void drop_page(machine_t* m, uint64_t va, int fetch) noexcept nogil:
                 jump_drop_page(bank, va)
 
 
-cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits) noexcept nogil:
-    """Drop the entries of 2^shift bytes from va on, addresses compared in the `bits` that translation looks at."""
+cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits, uint64_t atp) noexcept nogil:
+    """Drop the entries of 2^shift bytes from va on in an address space.
+
+    Addresses are compared in the `bits` that translation looks at.
+    """
     cdef uint32_t i
     cdef int b, k
     cdef cache_t* cache
@@ -279,7 +294,7 @@ cdef void drop_range(machine_t* m, uint64_t va, int shift, int bits) noexcept no
             bank = cache.bank[b]
             if bank == NULL:
                 break
-            if bank.satp >> SATP_MODE_SHIFT == 0 or not bank.live:
+            if bank.satp >> SATP_MODE_SHIFT == 0 or not bank.live or elsewhere(bank, atp):
                 continue
             # A region may be larger than the range, or lie in it.
             for k in range(UPPER_SIZE):
@@ -383,7 +398,7 @@ cdef void pt_drop(machine_t* m, frame_t* frame) noexcept nogil:
     """Drop what was derived from a page table as a whole."""
     cdef pt_t* pt = frame.pt
     if pt != NULL and pt.where == 1 and pt.level == 0:
-        drop_range(m, pt.va, 21, pt.bits)
+        drop_range(m, pt.va, 21, pt.bits, pt.atp)
     elif pt == NULL or pt.where:
         drop_all(m)
 
@@ -498,11 +513,11 @@ cdef void slot_drop(machine_t* m, pt_t* pt, uint32_t slot, uint64_t pte) noexcep
     # Sign-extend: entries are tagged with the address as the guest wrote it.
     va = <uint64_t>(<int64_t>(va << (64 - pt.bits)) >> (64 - pt.bits))
     if pt.level == 0 and not pte & PTE_N:
-        drop_page(m, va, (pte & PTE_X) != 0)
+        drop_page(m, va, (pte & PTE_X) != 0, pt.atp)
     elif pt.level == 0:
-        drop_range(m, va & ~<uint64_t>0xFFFF, 16, pt.bits)
+        drop_range(m, va & ~<uint64_t>0xFFFF, 16, pt.bits, pt.atp)
     else:
-        drop_range(m, va, shift, pt.bits)
+        drop_range(m, va, shift, pt.bits, pt.atp)
 
 
 cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil:
@@ -656,7 +671,7 @@ cdef void limit_fill(hart_t* h, uint64_t va) noexcept nogil:
     cdef cache_t* cache = h.cache
     cdef uint32_t at = cache.filled % cache.limit
     if cache.filled >= cache.limit:
-        drop_page(h.m, cache.ring[at], 1)
+        drop_page(h.m, cache.ring[at], 1, EVERYWHERE)
     cache.ring[at] = va
     cache.filled += 1
 
