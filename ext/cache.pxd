@@ -170,10 +170,12 @@ cdef struct bank_t:
     uint32_t key            # bits 0-1 privilege, 2 V, 3 SUM, 4 MXR, 5 HS-level MXR
     uint32_t live           # entries may exist
     uint32_t live_w         # write entries may exist
+    uint32_t fresh          # entries were made since another tree came last
     uint64_t used           # clock of the last selection
     uint64_t pages          # signature of the pages with jump entries: bit (va >> 12) & 63
     upper_t upper[64]
     uint64_t pa[1024]       # physical page of each read entry
+    uint32_t key_r[1024]    # of the frame that it leads to: what is searched when a frame goes
     tlb_t r[1024]
     tlb_t w[1024]
     fetch_t x[256]
@@ -371,7 +373,7 @@ cdef struct core_api_t:
                    uint64_t atp) noexcept nogil
     void (*pt_stored)(machine_t* m, frame_t* frame, uint64_t pa, const void* data, uint32_t size) noexcept nogil
     void (*replaced)(void* machine, uint64_t ppn, frame_t* old, frame_t* new) noexcept nogil
-    void (*left)(void* machine, frame_t** pairs, uint64_t n) noexcept nogil
+    void (*left)(void* machine, frame_t** pairs, uint64_t n, int same) noexcept nogil
     cache_t* (*cache_new)() noexcept nogil
     void (*cache_free)(cache_t* cache) noexcept nogil
     # access.pyx

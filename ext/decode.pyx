@@ -561,6 +561,7 @@ cdef op_t* lookup(hart_t* h, uint64_t pc) noexcept nogil:
     j.pc = pc
     j.op = op
     h.bank_x.pages |= <uint64_t>1 << ((pc >> 12) & 63)
+    h.bank_x.fresh = 1
     h.page_va = pc & PAGE_MASK
     return op
 

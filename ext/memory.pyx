@@ -645,12 +645,14 @@ cdef void node_leave(ram_t* ram, node_t* old, node_t* new, uint32_t level, leavi
             ram.owned += (<frame_t*> y).owner == ram.id
 
 
-cdef void tree_restore(ram_t* ram, node_t* root, uint64_t resident, bint count) noexcept nogil:
-    """Take another tree's content; frames that both hold keep what is cached of them.
+cdef void tree_restore(ram_t* ram, ram_t* to, bint count) noexcept nogil:
+    """Take a root's content, or none with NULL; frames that both hold keep what is cached of them.
 
     Without `count` the caller knows how many of the frames are owned.
     """
     cdef node_t* old = ram.root
+    cdef node_t* root = NULL if to == NULL else to.root
+    cdef uint64_t resident = 0 if to == NULL else to.resident, ident = 0 if to == NULL else to.id
     cdef leaving_t leaving
     if old != root:
         leaving.pairs = leaving.first
@@ -665,7 +667,7 @@ cdef void tree_restore(ram_t* ram, node_t* root, uint64_t resident, bint count) 
         else:
             node_leave(ram, old, root, ram.levels - 1, &leaving)
         if ram.left != NULL and leaving.len:
-            ram.left(ram.listener, NULL if leaving.lost else leaving.pairs, leaving.len // 2)
+            ram.left(ram.listener, NULL if leaving.lost else leaving.pairs, leaving.len // 2, ident == ram.came)
         if leaving.pairs != leaving.first:
             free(leaving.pairs)
         if root != NULL:
@@ -673,6 +675,7 @@ cdef void tree_restore(ram_t* ram, node_t* root, uint64_t resident, bint count) 
         ram.root = root
         node_unref(old)
     ram_drain(ram)
+    ram.came = ident
     ram.stamp = counter_add(&last_stamp, 1)
 
 
@@ -1133,7 +1136,7 @@ cdef class Ram(_Tree):
         if self.ram.root != NULL:
             count_inc(&self.ram.root.refs)
         made.ram.root = self.ram.root
-        self.ram.stamp = counter_add(&last_stamp, 1)
+        self.ram.stamp = made.ram.id = counter_add(&last_stamp, 1)
         return made
 
     def restore(self, Root root not None):
@@ -1143,7 +1146,7 @@ cdef class Ram(_Tree):
         """
         self.check_like(root)
         with nogil:
-            tree_restore(&self.ram, root.ram.root, root.ram.resident, True)
+            tree_restore(&self.ram, &root.ram, True)
 
     cdef int check_like(self, Root root) except -1:
         self.check(self.ram.base, 0)
@@ -1162,11 +1165,11 @@ cdef class Ram(_Tree):
         self.check(self.ram.base, 0)
         if root is None:
             with nogil:
-                tree_restore(&self.ram, NULL, 0, False)
+                tree_restore(&self.ram, NULL, False)
         else:
             self.check_like(root)
             with nogil:
-                tree_restore(&self.ram, root.ram.root, root.ram.resident, False)
+                tree_restore(&self.ram, &root.ram, False)
         lazy_bury(&graves)
         if self.ram.failed != NULL:
             Py_DECREF(<object> self.ram.failed)     # what the one before was not told any more

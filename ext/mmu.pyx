@@ -473,7 +473,7 @@ cdef int note_used(hart_t* h, const ctx_t* c, uint64_t va, walk_t* w) noexcept n
     if not note_g(h, c, w):
         return 0
     if last >= 0 and c.bank != NULL and c.bank.upper[(va >> 21) & UPPER_MASK].tag != va >> 21:
-        c.bank.live = 1
+        c.bank.live = c.bank.fresh = 1
         upper_fill(h, &c.bank.upper[(va >> 21) & UPPER_MASK], va, 0, w.at[last], w.gtable, w.levels[last])
     return 1
 

@@ -27,6 +27,7 @@ cdef enum frame_flag_t:
     FRAME_PT = 2        # supplied a PTE to a live translation: no write-TLB entry may exist
     FRAME_WTLB = 4      # some write-TLB entry may exist (a hint: set means "look")
     FRAME_DIGEST = 8    # `digest` is that of the content
+    FRAME_XTLB = 32     # some fetch entry may exist (as FRAME_WTLB)
     FRAME_LAZY = 16     # the content is not there yet: lazy.pxd; outside memory.pyx no such frame is seen
 
 
@@ -91,9 +92,11 @@ cdef struct ram_t:
     # Asked to evict every write-TLB entry before a digest is taken or the tree is shared; NULL: there are none.
     void (*evict)(void* listener) noexcept nogil
     # Told when another tree takes the place of this one: `pairs` are `n` times a frame that goes and the one that comes
-    # in its place, or NULL. All of these are still there. NULL: nobody caches anything.
-    void (*left)(void* listener, frame_t** pairs, uint64_t n) noexcept nogil
-    uint64_t id         # frames it allocates carry this as `owner`
+    # in its place, or NULL. All of these are still there. `same` says that what comes is the tree that came the last
+    # time: all that goes has been made since. NULL: nobody caches anything.
+    void (*left)(void* listener, frame_t** pairs, uint64_t n, int same) noexcept nogil
+    uint64_t came       # `id` of the root whose tree came last, 0 for none
+    uint64_t id         # frames it allocates carry this as `owner`; of a root its own number
     uint64_t resident   # frames in its tree
     void* failed        # the exception that kept a page from being fetched, until it is raised; NULL: none
 

@@ -13,7 +13,9 @@ from libc.string cimport memcpy, memset
 from arch cimport *
 from cache cimport *
 from host cimport TAG_NONE
-from ram cimport FRAME_CODE, FRAME_PT, FRAME_WTLB, USED_FIRST, USED_G, flag_clear, flag_set, frame_t, pt_t
+from ram cimport (
+    FRAME_CODE, FRAME_PT, FRAME_WTLB, FRAME_XTLB, USED_FIRST, USED_G, count_load, flag_clear, flag_set, frame_t, pt_t,
+)
 
 
 cdef enum:
@@ -59,7 +61,7 @@ cdef void bank_clear(bank_t* bank) noexcept nogil:
     memset(&bank.jump[0], 0, sizeof(bank.jump))
     bank_bar(bank)
     bank.pages = 0
-    bank.live = 0
+    bank.live = bank.fresh = 0
 
 
 cdef bank_t* bank_find(cache_t* cache, uint32_t key, uint64_t satp, uint64_t hgatp) noexcept nogil:
@@ -315,6 +317,22 @@ cdef inline int maps(tlb_t* e, uint64_t host) noexcept nogil:
     return e.tag != TAG_NONE and e.tag + <uint64_t>e.addend == host
 
 
+cdef extern from *:
+    """
+    /* Whether one of 1,024 keys is `key`; without a way out of the loop it becomes vector instructions. */
+    static inline int key_among(const uint32_t *keys, uint32_t key) {
+        uint32_t hit = 0;
+        for (int k = 0; k < 1024; k++) hit |= (uint32_t)(keys[k] == key);
+        return (int)hit;
+    }
+    """
+    int key_among(const uint32_t* keys, uint32_t key) noexcept nogil
+
+
+cdef inline uint32_t frame_key(frame_t* frame) noexcept nogil:
+    return <uint32_t>(<uint64_t>frame.bytes >> 12)
+
+
 cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
     """Drop every entry that leads to a frame: DROP_W its write entries, DROP_ALL also reads, fetches and jumps."""
     cdef uint32_t i
@@ -323,6 +341,7 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
     cdef bank_t* bank
     cdef tlb_t* e
     cdef uint64_t host = <uint64_t>frame.bytes
+    cdef uint32_t flags = count_load(&frame.flags)
     if what == DROP_W:
         if not frame.flags & FRAME_WTLB:
             return
@@ -347,8 +366,6 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
                         e.tag = TAG_NONE
         frame.w_many = 0
         return
-    # The frame may be others' as well, who mark it meanwhile.
-    flag_clear(&frame.flags, FRAME_WTLB)
     for i in range(m.nharts):
         cache = m.harts[i].cache
         if cache == NULL:
@@ -359,20 +376,25 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
                 break
             if not bank.live:
                 continue
-            for k in range(TLB_SIZE):
-                if maps(&bank.r[k], host):
-                    bank.r[k].tag = TAG_NONE
-            if bank.live_w:
+            # Keys of entries that are gone may still be there: then it is looked for in vain.
+            if key_among(&bank.key_r[0], frame_key(frame)):
+                for k in range(TLB_SIZE):
+                    if maps(&bank.r[k], host):
+                        bank.r[k].tag = TAG_NONE
+            if bank.live_w and flags & FRAME_WTLB:
                 for k in range(TLB_SIZE):
                     if maps(&bank.w[k], host):
                         bank.w[k].tag = TAG_NONE
-            for k in range(FETCH_SIZE):
-                if bank.x[k].frame == frame and bank.x[k].tag != 1:
-                    bank.x[k].tag = 1
+            if flags & FRAME_XTLB:
+                for k in range(FETCH_SIZE):
+                    if bank.x[k].frame == frame and bank.x[k].tag != 1:
+                        bank.x[k].tag = 1
             if frame.code != NULL:
                 for k in range(JUMP_SIZE):
                     if jump_live(&bank.jump[k]) and chunk_of(bank.jump[k].op).code.frame == frame:
                         bank.jump[k].pc = 1
+    # The frame may be others' as well, who mark it meanwhile.
+    flag_clear(&frame.flags, FRAME_WTLB)
 
 
 cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
@@ -555,7 +577,50 @@ cdef void pt_stored(machine_t* m, frame_t* frame, uint64_t pa, const void* data,
 
 
 # ---- another tree takes the place of this one ----------------------------------------------------------------------
-cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
+cdef inline int of_slots(uint64_t va, pt_t* pt, const uint64_t* slots) noexcept nogil:
+    """Say whether a virtual address is translated by one of a set of slots of a table used at one place."""
+    cdef int shift = 12 + 9 * pt.level
+    cdef uint64_t cover = ((<uint64_t>1 << pt.bits) - 1) & ~((<uint64_t>512 << shift) - 1), slot = va >> shift & 511
+    return (va ^ pt.va) & cover == 0 and slots[slot >> 6] >> (slot & 63) & 1
+
+
+cdef void slots_drop(machine_t* m, pt_t* pt, const uint64_t* slots, int same) noexcept nogil:
+    """Drop what was derived from a set of slots of a table used at one place; of a table of pages the jumps only."""
+    cdef uint32_t i
+    cdef int b, k
+    cdef bank_t* bank
+    for i in range(m.nharts):
+        for b in range(BANKS):
+            bank = m.harts[i].cache.bank[b]
+            if bank == NULL:
+                break
+            if not bank.live or elsewhere(bank, pt.atp) or bank.satp >> SATP_MODE_SHIFT == 0 or (
+                    same and not bank.fresh):
+                continue
+            if pt.level and pt.atp != EVERYWHERE:
+                # Tables come and go where an address space does: what else is known of it is not worth looking.
+                bank_clear(bank)
+                continue
+            for k in range(JUMP_SIZE):
+                if of_slots(bank.jump[k].pc, pt, slots):
+                    bank.jump[k].pc = 1
+            if pt.level == 0:
+                continue
+            for k in range(TLB_SIZE):
+                if of_slots(bank.r[k].tag, pt, slots):
+                    bank.r[k].tag = TAG_NONE
+            for k in range(TLB_SIZE if bank.live_w else 0):
+                if of_slots(bank.w[k].tag, pt, slots):
+                    bank.w[k].tag = TAG_NONE
+            for k in range(FETCH_SIZE):
+                if of_slots(bank.x[k].tag, pt, slots):
+                    bank.x[k].tag = 1
+            for k in range(UPPER_SIZE):
+                if of_slots(bank.upper[k].tag << 21, pt, slots):
+                    bank.upper[k].tag = TAG_NONE
+
+
+cdef int pt_left(machine_t* m, frame_t* old, frame_t* new, int same) noexcept nogil:
     """Keep what was derived from slots of a page table that are the same in the frame that takes its place.
 
     That is noted in the new frame, as if it had been walked. Returns 0 when everything must go instead.
@@ -565,9 +630,11 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
     cdef const uint64_t* is_ = <const uint64_t*>(m.mem.zeros if new == NULL else new.bytes)
     cdef uint32_t slot
     cdef int level, word
-    cdef uint64_t va, bits
+    cdef uint64_t va, bits, some = 0
+    cdef uint64_t slots[8]      # those of which more goes than a page's entries
     if not pt.where:
         return 1
+    memset(&slots[0], 0, sizeof(slots))
     for word in range(8):
         bits = pt.used[word]
         slot = 64 * word
@@ -576,7 +643,13 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
                 if was[slot] != is_[slot]:
                     if pt.where != 1:
                         return 0
-                    slot_drop(m, pt, slot, was[slot])
+                    if pt.level == 0 and was[slot] & PTE_N:
+                        slot_drop(m, pt, slot, was[slot])
+                    elif pt.level == 0:
+                        slot_drop(m, pt, slot, was[slot] & ~<uint64_t>PTE_X)
+                    if pt.level or was[slot] & PTE_X:
+                        some = 1
+                        slots[word] |= <uint64_t>1 << (slot & 63)
                 else:
                     level = pt.level if pt.where == 1 else -1
                     va = pt.va | <uint64_t>slot << (12 + 9 * pt.level) if pt.where == 1 else 0
@@ -584,6 +657,8 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new) noexcept nogil:
                         return 0
             bits >>= 1
             slot += 1
+    if some:
+        slots_drop(m, pt, &slots[0], same)
     if new != NULL and new.pt != NULL:
         spin_lock(&pt_lock)
         new.pt.stages |= pt.stages
@@ -626,7 +701,7 @@ cdef void bank_drop_hosts(bank_t* bank, const uint64_t* table, uint32_t mask, in
                 bank.jump[k].pc = 1
 
 
-cdef void frames_left(void* machine, frame_t** pairs, uint64_t n) noexcept nogil:
+cdef void frames_left(void* machine, frame_t** pairs, uint64_t n, int same) noexcept nogil:
     """Called by the tree when frames give way to others, at once: drop exactly what leads to them. See ram.pxd.
 
     Other content comes in their place, so what was derived from page tables among them goes where an entry differs.
@@ -636,7 +711,8 @@ cdef void frames_left(void* machine, frame_t** pairs, uint64_t n) noexcept nogil
     cdef uint64_t* table = &local[0]
     cdef uint32_t size = 256, at, i
     cdef uint64_t k
-    cdef int b, code = 0
+    cdef int b, upper, code = 0
+    cdef pt_t* pt
     while size < 2 * n:
         size *= 2
     if pairs != NULL and size > 256:
@@ -655,14 +731,22 @@ cdef void frames_left(void* machine, frame_t** pairs, uint64_t n) noexcept nogil
         for b in range(BANKS):
             if m.harts[i].cache.bank[b] == NULL:
                 break
-            bank_drop_hosts(m.harts[i].cache.bank[b], table, size - 1, code)
+            # What leads to a frame that was made since the same tree came is as young.
+            if m.harts[i].cache.bank[b].fresh or not same:
+                bank_drop_hosts(m.harts[i].cache.bank[b], table, size - 1, code)
     if table != &local[0]:
         free(table)
-    for k in range(n):
-        if pairs[2 * k].flags & FRAME_PT and pairs[2 * k].pt != NULL and not pt_left(m, pairs[2 * k],
-                                                                                     pairs[2 * k + 1]):
-            drop_all(m)
-            return
+    for upper in range(1, -1, -1):      # tables of tables first: they may leave nothing to the others
+        for k in range(n):
+            pt = pairs[2 * k].pt
+            if pairs[2 * k].flags & FRAME_PT and pt != NULL and upper == (pt.where == 1 and pt.level > 0):
+                if not pt_left(m, pairs[2 * k], pairs[2 * k + 1], same):
+                    drop_all(m)
+                    return
+    for i in range(m.nharts):
+        for b in range(BANKS):
+            if m.harts[i].cache.bank[b] != NULL:
+                m.harts[i].cache.bank[b].fresh = 0
 
 
 # ---- filling ----------------------------------------------------------------------------------------------------
@@ -685,7 +769,8 @@ cdef int fill_data(hart_t* h, uint64_t va, uint64_t pa, frame_t* frame, int writ
     e.tag = page
     e.addend = <int64_t>(<uint64_t>frame.bytes - page)
     h.bank_d.pa[(va >> 12) & TLB_MASK] = pa & PAGE_MASK
-    h.bank_d.live = 1
+    h.bank_d.key_r[(va >> 12) & TLB_MASK] = frame_key(frame)
+    h.bank_d.live = h.bank_d.fresh = 1
     if writable and not frame.flags & (FRAME_CODE | FRAME_PT):
         e = &h.tlb_w[(va >> 12) & TLB_MASK]
         h.bank_d.live_w = 1
@@ -703,7 +788,9 @@ cdef int fill_fetch(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil:
     cdef fetch_t* e = &h.bank_x.x[(va >> 12) & FETCH_MASK]
     if h.cache.limit:
         limit_fill(h, page)
-    h.bank_x.live = 1
+    h.bank_x.live = h.bank_x.fresh = 1
+    if not frame.flags & FRAME_XTLB:
+        flag_set(&frame.flags, FRAME_XTLB)
     e.tag = page
     e.frame = frame
     return 1
