@@ -21,8 +21,9 @@ TREE = Path(__file__).resolve().parent.parent
 if str(TREE) not in sys.path:
     sys.path.append(str(TREE))
 
-import pyvirt as pv  # noqa: E402 - of the clone, where it is not installed
 from report import table, write_docs  # noqa: E402
+
+import pyvirt as pv  # noqa: E402 - of the clone, where it is not installed
 
 BEGIN, END = "<!-- numbers: written by benchmarks/history.py -->", "<!-- end of numbers -->"
 CMDLINE = "console=ttyS0 quiet cryptomgr.notests"
