@@ -21,13 +21,11 @@ def aside(path: str | os.PathLike[str], *, what: str) -> Iterator[IO[bytes]]:
     """Write a file aside and rename it to `path` when the block ends well; `what` begins the message of a HostError."""
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".aside", dir=path.parent)
+        handle, name = _create(path)
     except OSError as error:
         raise HostError(error.errno, f"{what}: {str(path)!r} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "w+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _remove_leftovers(path, name)
             try:
                 yield file
                 file.flush()
@@ -46,6 +44,17 @@ def aside(path: str | os.PathLike[str], *, what: str) -> Iterator[IO[bytes]]:
         raise
 
 
+def _create(path: Path) -> tuple[int, str]:
+    """Return a new file beside `path`, locked, and its name."""
+    while True:
+        _remove_leftovers(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".aside", dir=path.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)    # another writer took it for a leftover before it was locked
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -55,11 +64,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _remove_leftovers(path: Path, own: str) -> None:
+def _remove_leftovers(path: Path) -> None:
     """Remove what writers of `path` that were killed left aside: no one holds its lock any more."""
     start = f".{path.name}."
     for left in path.parent.iterdir():
-        if not (left.name.startswith(start) and left.name.endswith(".aside")) or left.name == Path(own).name:
+        if not (left.name.startswith(start) and left.name.endswith(".aside")):
             continue
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(left, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,6 +90,30 @@ def test_a_killed_save(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_200_killed_saves(tmp_path: Path) -> None:
     kill_saves(tmp_path, 200)
+
+
+def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    failed: list[BaseException] = []
+    with busy() as vm:
+        vm.run(instructions=20_000)
+        snap = vm.snapshot()
+
+        def work() -> None:
+            try:
+                for _ in range(40):
+                    snap.save(path)
+            except BaseException as error:      # noqa: BLE001 - a thread's own
+                failed.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert list(tmp_path.iterdir()) == [path]
+        assert pv.Snapshot.load(path).digest == vm.digest()
 
 
 def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
