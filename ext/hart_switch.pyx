@@ -27,7 +27,8 @@ cdef extern from *:
     """
     #ifdef PYVIRT_PROFILE
     /* How often three ops follow each other inside a block: what fusion.txt is chosen from. One machine at a time. */
-    static unsigned long long profile_counts[300][300][300];
+    #define PROFILE_MAX 448
+    static unsigned long long profile_counts[PROFILE_MAX][PROFILE_MAX][PROFILE_MAX];
     static const char *profile_last;
     static int profile_one, profile_two;
     static inline void profile_note(const void *op, int opcode) {
@@ -41,11 +42,12 @@ cdef extern from *:
     #define profile_note(op, opcode) ((void)0)
     #define profile_get(a, b, c) 0ULL
     #define PROFILED 0
+    #define PROFILE_MAX 0
     #endif
     """
     void profile_note(op_t* op, int opcode) noexcept nogil
     uint64_t profile_get(int a, int b, int c) noexcept nogil
-    const int PROFILED
+    const int PROFILED, PROFILE_MAX
 
 
 cdef op_t* jump_slow(hart_t* h, uint64_t pc, int64_t n) noexcept nogil:
@@ -81,6 +83,8 @@ def profile() -> dict[tuple[int, int, int], int]:
     """
     if not PROFILED:
         raise RuntimeError("this build does not count; build with CFLAGS=-DPYVIRT_PROFILE")
+    if OP_COUNT > PROFILE_MAX:
+        raise RuntimeError(f"there are {OP_COUNT} opcodes; allowed: PROFILE_MAX, {PROFILE_MAX}")
     return {(a, b, c): profile_get(a, b, c) for a in range(OP_COUNT) for b in range(OP_COUNT) for c in range(OP_COUNT)
             if profile_get(a, b, c)}
 
