@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from pyvirt.devices.virtio_console import VirtioConsole
 from pyvirt.devices.virtio_rng import VirtioRng
 from pyvirt.disk import Disk
 from tests import needs
+from tests.snapshot.test_forks import STAGES, at_stage
 
 MODULES = "mods=virtio_mmio,virtio_blk,virtio-rng,crc16,mbcache,jbd2,ext4"
 CMDLINE = f"console=ttyS0 quiet cryptomgr.notests {MODULES}"
@@ -24,12 +26,18 @@ CMDLINE = f"console=ttyS0 quiet cryptomgr.notests {MODULES}"
 class Linux:
     """A booted guest at its prompt, with a disk, a console port and an entropy source."""
 
-    def __init__(self, guest: Callable[[str], Path], disk: Disk) -> None:
-        self.port, self.rng = VirtioConsole(), VirtioRng(seed=1)
-        self.vm = pv.Machine(disks=[disk], devices=[self.port, self.rng])
-        self.blk = next(d for d in self.vm.devices if isinstance(d, VirtioBlk))
-        self.vm.load(kernel=guest("Image-7.2.zst"), initrd=guest("initramfs-slim.cpio.zst"), cmdline=CMDLINE)
-        self.vm.run(until="~ # ", instructions=3_000_000_000)
+    def __init__(self, guest: Callable[[str], Path], disk: Disk, stage: str = "booted") -> None:
+        def boot() -> pv.Machine:
+            vm = pv.Machine(disks=[disk], devices=[VirtioConsole(), VirtioRng(seed=1)])
+            vm.load(kernel=guest("Image-7.2.zst"), initrd=guest("initramfs-slim.cpio.zst"), cmdline=CMDLINE)
+            vm.run(until="~ # ", instructions=3_000_000_000)
+            return vm
+
+        self.vm = at_stage(stage, boot)
+        self.port, self.rng, self.blk = (self._device(cls) for cls in (VirtioConsole, VirtioRng, VirtioBlk))
+
+    def _device(self, cls: type[Any]) -> Any:
+        return next(device for device in self.vm.devices if isinstance(device, cls))
 
     def shell(self, command: str) -> str:
         """Run a command at the guest's prompt and return its output, without what the terminal echoed."""
@@ -50,9 +58,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def linux(guest: Callable[[str], Path], image: Path) -> Linux:
-    return Linux(guest, Disk(image))
+@pytest.fixture(scope="module", params=[
+    stage if stage == "booted" else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES])
+def linux(guest: Callable[[str], Path], image: Path, request: pytest.FixtureRequest) -> Linux:
+    return Linux(guest, Disk(image), request.param)
 
 
 def test_interrupt_controllers_and_uart(linux: Linux) -> None:

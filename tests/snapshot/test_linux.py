@@ -11,6 +11,7 @@ import pytest
 import pyvirt as pv
 from tests import needs
 from tests.snapshot.linux import DISK_MODULES, LIMIT, boot, shell
+from tests.snapshot.test_forks import STAGES, at_stage
 
 Guest = Callable[[str], Path]
 FORKS, CHAIN, MOMENTS = 100, 200, 50
@@ -134,3 +135,43 @@ def test_in_the_middle_of_a_guests_guest_at_random_moments(guest: Guest) -> None
         assert vm.digest() == wanted
         assert worlds <= {"VS", "VU", "HS", "U"}
         assert taken >= MOMENTS // 2
+
+
+@pytest.fixture(scope="module")
+def nest(guest: Guest) -> Iterator[pv.Snapshot]:
+    with pv.Machine() as vm:
+        vm.load(kernel=guest("Image-7.2.zst"), initrd=guest("initramfs-nest.cpio.zst"), cmdline=NEST)
+        vm.run(until="hello from VS-mode", instructions=LIMIT)
+        vm.run(until=pv.when(lambda vm: vm.hart.world == "VS", every=100), instructions=LIMIT)
+        yield vm.snapshot("in L1's guest")
+
+
+@pytest.fixture(scope="module")
+def ended(nest: pv.Snapshot) -> str:
+    with nest.fork() as vm:
+        vm.run(until="KVMRUN-OK", instructions=LIMIT)
+        return vm.digest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_guests_guest_behaves_alike_on_every_rung(stage: str, nest: pv.Snapshot, ended: str) -> None:
+    with at_stage(stage, nest.fork) as vm:
+        assert (vm.hart.world, vm.digest()) == ("VS", nest.digest)
+        vm.run(until="KVMRUN-OK", instructions=LIMIT)
+        assert vm.digest() == ended
+        for line in ("sum 2666664666667000000 (ok)", "VS-stage load 63 (ok)"):
+            assert line in vm.console.text
+        stop = vm.run(instructions=LIMIT)
+        assert (stop.reason, stop.exit_code) == (pv.StopReason.EXIT, 0)
+
+
+def test_linux_with_snapshots_every_thousand_instructions(nest: pv.Snapshot) -> None:
+    """While a guest's guest starts: half a million instructions."""
+    with nest.fork() as vm, nest.fork() as plain:
+        plain.run(instructions=500_000)
+        kept: list[pv.Snapshot] = []
+        for _ in range(500):
+            vm.run(instructions=1000)
+            kept = [*kept[-9:], vm.snapshot()]
+        assert vm.digest() == plain.digest()
