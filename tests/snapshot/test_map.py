@@ -21,6 +21,8 @@ from pyvirt.snapmap import Shared
 from tests.snapshot.guests import busy, sectors, writer
 
 PAGE = 4096
+# Of Python 3.12 and up, where a process with threads forks: the pools here do before they start any.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
