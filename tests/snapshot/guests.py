@@ -258,6 +258,144 @@ middle: .zero   4096
 leaves: .zero   8192
 """
 
+# Calls functions of one instruction in pages full of them, in two address spaces. Now and then, as its random numbers
+# say, it maps another page, puts another table in a place, goes to the other space, or patches a function.
+CALLS = """
+        li      t0, -1
+        csrw    pmpaddr0, t0
+        li      t0, 0x1f
+        csrw    pmpcfg0, t0
+        la      s0, spaces              # of each: root, middle, two tables; then one of both
+        li      s1, 0x80200000          # 32 pages of code
+        mv      t0, s0
+        li      a0, 2
+2:      li      t1, 0x80000000 >> 2 | 0xcf
+        sd      t1, 16(t0)
+        li      t2, 4096
+        add     a1, t0, t2              # middle
+        srli    t1, a1, 2
+        ori     t1, t1, 1
+        sd      t1, 8(t0)
+        add     a2, a1, t2              # tables
+        srli    t1, a2, 2
+        ori     t1, t1, 1
+        sd      t1, 0(a1)
+        la      a3, common
+        srli    t1, a3, 2
+        ori     t1, t1, 1
+        sd      t1, 8(a1)
+        li      t3, 0
+3:      srli    t1, s1, 2
+        andi    t4, t3, 31
+        slli    t4, t4, 10
+        add     t1, t1, t4
+        ori     t1, t1, 0xcf
+        slli    t4, t3, 3
+        add     t4, t4, a2
+        sd      t1, 0(t4)
+        add     t4, t4, t2
+        xori    t1, t1, 0x400           # another function in the second table
+        sd      t1, 0(t4)
+        slli    t4, t3, 3
+        add     t4, t4, a3
+        sd      t1, 0(t4)
+        addi    t3, t3, 1
+        li      t1, 64
+        bne     t3, t1, 3b
+        li      t1, 4 << 12
+        add     t0, t0, t1
+        addi    a0, a0, -1
+        bnez    a0, 2b
+        li      s2, 1
+        li      t0, 1 << 11
+        csrw    mstatus, t0
+        la      t0, switch
+        csrw    mepc, t0
+        li      s5, 88172645463325252
+        mret
+
+switch: xori    s2, s2, 1
+        slli    s3, s2, 14
+        add     s3, s3, s0              # the space's root
+        srli    t0, s3, 12
+        li      t1, 8 << 60
+        or      t0, t0, t1
+        slli    t1, s2, 44
+        or      t0, t0, t1
+        csrw    satp, t0
+        sfence.vma
+loop:   addi    s4, s4, 1
+        slli    t0, s5, 13
+        xor     s5, s5, t0
+        srli    t0, s5, 7
+        xor     s5, s5, t0
+        slli    t0, s5, 17
+        xor     s5, s5, t0
+        srli    t0, s5, 20
+        andi    t0, t0, 63              # slot
+        srli    t1, s5, 32
+        andi    t1, t1, 31              # function
+        andi    t2, s5, 31
+        li      t3, 4096
+        beqz    t2, switch
+        addi    t2, t2, -1
+        beqz    t2, remap
+        addi    t2, t2, -1
+        beqz    t2, table
+        addi    t2, t2, -1
+        beqz    t2, patch
+call:   slli    t1, t0, 12
+        slli    t0, t0, 5               # where in the page
+        add     t0, t0, t1
+        srli    t1, s5, 40
+        andi    t1, t1, 1               # region: its own, or that of both
+        slli    t1, t1, 21
+        add     t0, t0, t1
+        li      t1, 0x40000000
+        add     t0, t0, t1
+        jalr    t0
+        slli    s6, s6, 1
+        add     s6, s6, a0
+        j       loop
+remap:  slli    t1, t1, 10
+        srli    t2, s1, 2
+        add     t1, t1, t2
+        ori     t1, t1, 0xcf
+        slli    t2, t0, 3
+        add     t2, t2, s3
+        slli    t3, t3, 1
+        add     t2, t2, t3
+        srli    t4, s5, 40
+        andi    t4, t4, 1
+        beqz    t4, 5f
+        slli    t2, t0, 3
+        add     t2, t2, a3
+5:      sd      t1, 0(t2)
+        sfence.vma
+        j       call
+table:  add     t2, s3, t3
+        ld      t1, 0(t2)
+        xori    t1, t1, 0x400           # the tables lie side by side, the first on an even page
+        sd      t1, 0(t2)
+        sfence.vma
+        j       call
+patch:  slli    t2, t1, 12
+        add     t2, t2, s1
+        slli    t1, t0, 5
+        add     t2, t2, t1
+        andi    t1, s5, 2047
+        slli    t1, t1, 20
+        li      t3, 0x513
+        or      t1, t1, t3
+        sw      t1, 0(t2)
+        fence.i
+        j       call
+
+        .balign 8192
+spaces: .zero   32768
+common: .zero   4096
+"""
+
 # Writes one sector after the other: its number, then a running count; the host has set up the queue.
 WRITER = """
         li      s0, 0x10001000          # virtio-mmio
@@ -300,6 +438,15 @@ def mapper(*, virt: bool = False, every: int = 512, **options: Any) -> pv.Machin
     """Return a machine with MAPPER loaded; whole tables change each `every` rounds."""
     vm = pv.Machine(**{"ram": "8M", **options}).load(pv.asm(MAPPER, symbols={"VIRT": int(virt), "EVERY": every}))
     vm.mem[0x8020_0000:0x8024_0000] = random.Random(1).randbytes(64 << 12)
+    return vm
+
+
+def caller(**options: Any) -> pv.Machine:
+    """Return a machine with CALLS loaded."""
+    vm = pv.Machine(**{"ram": "8M", **options}).load(pv.asm(CALLS))
+    for page in range(32):
+        vm.mem[0x8020_0000 + page * 4096:0x8020_1000 + page * 4096] = \
+            struct.pack("<II", page << 20 | 0x513, 0x8067) * 512    # li a0, page; ret
     return vm
 
 

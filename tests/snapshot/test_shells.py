@@ -17,7 +17,7 @@ from pyvirt._memory import counters
 from pyvirt.devices.base import Device, Region
 from pyvirt.devices.rtc import Rtc
 from pyvirt.pool import POOL
-from tests.snapshot.guests import busy, mapper, sectors, writer
+from tests.snapshot.guests import busy, caller, mapper, sectors, writer
 
 Make = Callable[[Path], pv.Machine]
 
@@ -31,6 +31,8 @@ RECIPES: dict[str, Make] = {
     "disk": lambda path: writer(path, ram="8M"),
     "tables": lambda _: mapper(),
     "tables, switch": lambda _: mapper(core="switch"),
+    "calls": lambda _: caller(),
+    "calls, switch, 2 harts": lambda _: caller(core="switch", harts=2),
     "VS-mode": lambda _: mapper(virt=True),
     "VS-mode, 2 harts": lambda _: mapper(virt=True, harts=2),
 }
@@ -160,6 +162,7 @@ def test_many_machines_share_few_shells(name: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("virt", [False, True])
 @pytest.mark.parametrize("every", [16, 4096])
 def test_no_translation_outlives_its_tables(core: str, virt: bool, every: int) -> None:
+    """A shell goes back from detours of many lengths."""
     for warm in (6000, 9000, 30_000):       # early on there are entries that were never used
         with mapper(core=core, virt=virt, every=every) as vm:
             vm.run(instructions=warm)
@@ -180,6 +183,41 @@ def test_no_translation_outlives_its_tables(core: str, virt: bool, every: int) -
                 assert [(vm.run(instructions=1500), vm.digest()) for _ in range(3)] == digests
 
 
+@pytest.mark.parametrize("core", ["threaded", "switch"])
+@pytest.mark.parametrize("guest", [caller, mapper, busy])
+def test_going_from_any_moment_to_any_other(guest: Callable[..., pv.Machine], core: str) -> None:
+    """Moments of two branches, visited at random, by a machine and by forks in one shell."""
+    rng = random.Random(core)
+    with guest(core=core) as vm:
+        vm.run(instructions=8000)
+        snaps, wanted = [], []
+        for k in range(12):
+            if k == 6:
+                vm.restore(snaps[1])
+                vm.hart.s5 = 1234567
+            snaps.append(vm.snapshot())
+            POOL.clear()
+            digests = []
+            with snaps[-1].fork() as fork:
+                for _ in range(4):
+                    fork.run(instructions=250)
+                    digests.append(fork.snapshot().digest)
+                    fork._tenant.park()
+            del fork
+            wanted.append(digests)
+            vm.run(instructions=rng.randrange(100, 900))
+        for _ in range(150):
+            k, step = rng.randrange(12), rng.randrange(4)
+            vm.restore(snaps[k]).run(instructions=250 * (step + 1))
+            with snaps[k].fork() as fork:
+                fork.run(instructions=250 * (step + 1))
+                if rng.randrange(3) == 0:
+                    assert vm.digest() == fork.digest() == wanted[k][step]
+            if rng.randrange(4) == 0:
+                assert vm.digest() == wanted[k][step]
+        del fork
+
+
 def test_going_to_a_saved_moment_whose_tables_are_still_in_the_file(tmp_path: Path) -> None:
     with mapper() as vm:
         vm.run(instructions=20_000)
@@ -191,6 +229,23 @@ def test_going_to_a_saved_moment_whose_tables_are_still_in_the_file(tmp_path: Pa
             vm.restore(pv.Snapshot.load(tmp_path / "saved"))
             vm.run(instructions=1500)
             assert vm.digest() == wanted
+
+
+@pytest.mark.parametrize("core", ["threaded", "switch"])
+def test_no_code_outlives_its_tables(core: str) -> None:
+    with caller(core=core) as vm:
+        vm.run(instructions=6000)
+        for moment in range(12):
+            vm.run(instructions=333)
+            snap = vm.snapshot()
+            new = snap.fork()
+            digests = [(new.run(instructions=400), new.hart.s6) for _ in range(6)]
+            new.close()
+            for detour in range(50, 1500, 97):
+                with snap.fork() as other:
+                    other.run(instructions=detour)
+                with snap.fork() as fork:
+                    assert [(fork.run(instructions=400), fork.hart.s6) for _ in range(6)] == digests, (moment, detour)
 
 
 CALLER = """
