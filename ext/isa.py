@@ -498,7 +498,7 @@ compressed("c.mul", "100 111 rdc 10 rs2c 01", "rdc,rs2c", "mul rdc,rdc,rs2c", ex
 for n in range(1, 16, 2):
     compressed(f"c.mop.{n}", f"011 00 {n >> 1:03b} 1 00000 01", "", "addi x0,x0,0", ext="Zcmop")
 
-del n, bits, to, source, least, suffix, funct3, amo, funct5, ext, fmt, width, letter, op, opcode, integer, code
+del AMOS, n, bits, to, source, least, suffix, funct3, amo, funct5, ext, fmt, width, letter, op, opcode, integer, code
 del _name, _base, _high, _low
 
 BY_NAME: dict[str, Insn] = {insn.name: insn for insn in ISA}

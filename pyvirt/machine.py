@@ -216,6 +216,9 @@ class Machine:
         shell = self._tenant.begin(doing)
         try:
             yield shell
+        except BaseException:
+            shell.broken_off = True
+            raise
         finally:
             self._tenant.end()
 

@@ -100,6 +100,7 @@ class Shell:
         self._order = sorted(range(len(self.slots)),
                              key=lambda i: isinstance(self.slots[i].device, (Plic, Clint)))
         self.base: weakref.ref[Root] | None = None
+        self.broken_off = False     # an exception may have left a run in the middle of something
 
     @classmethod
     def of(cls, recipe: Recipe, content: Content) -> Shell:
@@ -170,7 +171,8 @@ class Shell:
     def bare(self) -> bool:
         """Whether nothing would be lost if another machine moved in: all that is here is in `take`."""
         runner = self.runner
-        return not (runner.pending or runner.deferred or runner.hypervisor is not None or runner.taps.busy) \
+        return not (self.broken_off or runner.pending or runner.deferred or runner.hypervisor is not None
+                    or runner.taps.busy) \
             and all([slot.bare for slot in self.slots]) and all([disk.mode == "overlay" for disk in self.disks])
 
     def empty(self, root: Root | None) -> None:

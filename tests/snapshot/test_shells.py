@@ -691,3 +691,26 @@ def test_typing_to_a_machine_that_is_gone() -> None:
     gc.collect()
     with pytest.raises(pv.ClosedError, match="this machine is gone"):
         console.send("x")
+
+
+def test_a_shell_whose_run_was_broken_off_serves_nobody_else() -> None:
+    with busy() as vm:
+        vm.run(instructions=5_000)
+        here = vm.snapshot()
+    fork = here.fork()
+    with pytest.raises(LookupError, match="mine"):
+        fork.run(until=pv.when(_raise, every=1_000))
+    with fork._tenant as shell:
+        assert not shell.bare
+    fork.run(instructions=5_000)
+    other = here.fork()
+    other.run(instructions=fork.icount - here.icount)
+    assert fork.digest() == other.digest()      # the machine itself goes on as it should
+    fork.close()
+    assert shell not in POOL.idle.values()
+    other.close()
+    here.delete()
+
+
+def _raise(vm: pv.Machine) -> bool:
+    raise LookupError("mine")
