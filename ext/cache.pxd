@@ -446,6 +446,14 @@ cdef extern from *:
     #define TRIM_ALL 1ULL
     #define LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define OR_RELEASE(p, v) ((void)__atomic_fetch_or((p), (v), __ATOMIC_RELEASE))
+    /* Another machine's thread may link the block while this one runs it. What the link leads to is read by its value, an
+       order that hardware keeps and ThreadSanitizer does not know. */
+    #ifdef __SANITIZE_THREAD__
+    #define LINK_OF(op) __atomic_load_n(&(op)->imm, __ATOMIC_ACQUIRE)
+    #else
+    #define LINK_OF(op) __atomic_load_n(&(op)->imm, __ATOMIC_RELAXED)
+    #endif
     """
     void spin_lock(uint32_t* word) noexcept nogil
     void spin_unlock(uint32_t* word) noexcept nogil
@@ -453,6 +461,13 @@ cdef extern from *:
     void store_pointer "STORE_RELEASE"(void** p, void* v) noexcept nogil
     void store_int "STORE_RELEASE"(int32_t* p, int32_t v) noexcept nogil
     int32_t load_int "LOAD_ACQUIRE"(int32_t* p) noexcept nogil
+    uint64_t load_u64 "LOAD_ACQUIRE"(const uint64_t* p) noexcept nogil
+    void store_u64 "STORE_RELEASE"(uint64_t* p, uint64_t v) noexcept nogil
+    void or_u64 "OR_RELEASE"(uint64_t* p, uint64_t v) noexcept nogil
+    uint8_t load_u8 "LOAD_ACQUIRE"(const uint8_t* p) noexcept nogil
+    void store_u8 "STORE_RELEASE"(uint8_t* p, uint8_t v) noexcept nogil
+    void or_u8 "OR_RELEASE"(uint8_t* p, uint8_t v) noexcept nogil
+    int32_t link_of "LINK_OF"(const op_t* op) noexcept nogil
     const uint64_t TRIM_ALL
 
 

@@ -14,7 +14,7 @@ from arch cimport *
 from cache cimport *
 from cover cimport *
 from opcodes cimport *
-from ram cimport FRAME_CODE, RAM_OK, flag_set, frame_t, ram_alone
+from ram cimport FRAME_CODE, count_load, RAM_OK, flag_set, frame_t, ram_alone
 
 include "decode.pxi"
 
@@ -128,7 +128,7 @@ cdef code_t* code_of(machine_t* m, frame_t* frame) noexcept nogil:
     if code == NULL:
         code = code_new(m, frame)
         if code != NULL:
-            if not frame.flags & FRAME_CODE:
+            if not count_load(&frame.flags) & FRAME_CODE:
                 m.api.drop_frame(m, frame, DROP_W)
                 flag_set(&frame.flags, FRAME_CODE)
             code.next = <code_t*>frame.code

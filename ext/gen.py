@@ -273,7 +273,7 @@ def body(name, insn, static):
     if insn is None:
         return {
             "illegal": ["h.api.trap(h, op, n, CAUSE_ILLEGAL, meta_of(op).raw)", "@LEAVE"],
-            "goto": ["n -= op.cnt", "op += op.imm", "@RUN"],
+            "goto": ["n -= op.cnt", "op += link_of(op)", "@RUN"],
             "goto_far": ["n -= op.cnt", "pc = h.page_va + <uint64_t><int64_t>op.imm", "@JUMP"],
             "jal_far": ["x[op.rd] = h.page_va + (op.rs1 | <uint64_t>op.rs2 << 8)", "n -= op.cnt",
                         "pc = h.page_va + <uint64_t><int64_t>op.imm", "@JUMP"],
@@ -295,9 +295,9 @@ def body(name, insn, static):
     if kind == "nop":
         return ["@NEXT"]
     if kind == "branch":
-        return [f"if insn_{ident}(x[op.rs1], x[op.rs2]):", "    n -= op.cnt", "    op += op.imm", "    @RUN", "else:", "    @NEXT"]
+        return [f"if insn_{ident}(x[op.rs1], x[op.rs2]):", "    n -= op.cnt", "    op += link_of(op)", "    @RUN", "else:", "    @NEXT"]
     if kind == "jal":
-        return ["x[op.rd] = h.page_va + (op.rs1 | <uint64_t>op.rs2 << 8)", "n -= op.cnt", "op += op.imm", "@RUN"]
+        return ["x[op.rd] = h.page_va + (op.rs1 | <uint64_t>op.rs2 << 8)", "n -= op.cnt", "op += link_of(op)", "@RUN"]
     if kind == "jalr":
         return ["pc = (x[op.rs1] + <uint64_t><int64_t>(op.imm >> 16)) & ~<uint64_t>1",
                 "x[op.rd] = h.page_va + <uint64_t>(op.imm & 0xffff)", "n -= op.cnt", "@JUMP"]

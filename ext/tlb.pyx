@@ -8,7 +8,7 @@ nothing. What it knows of a frame it keeps in the frame: flags, the slots that f
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from arch cimport *
 from cache cimport *
@@ -343,7 +343,7 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
     cdef uint64_t host = <uint64_t>frame.bytes
     cdef uint32_t flags = count_load(&frame.flags)
     if what == DROP_W:
-        if not frame.flags & FRAME_WTLB:
+        if not flags & FRAME_WTLB:
             return
         flag_clear(&frame.flags, FRAME_WTLB)
         for i in range(m.nharts):
@@ -389,12 +389,13 @@ cdef void drop_frame(machine_t* m, frame_t* frame, int what) noexcept nogil:
                 for k in range(FETCH_SIZE):
                     if bank.x[k].frame == frame and bank.x[k].tag != 1:
                         bank.x[k].tag = 1
-            if frame.code != NULL:
+            if load_pointer(&frame.code) != NULL:
                 for k in range(JUMP_SIZE):
                     if jump_live(&bank.jump[k]) and chunk_of(bank.jump[k].op).code.frame == frame:
                         bank.jump[k].pc = 1
     # The frame may be others' as well, who mark it meanwhile.
-    flag_clear(&frame.flags, FRAME_WTLB)
+    if flags & FRAME_WTLB:
+        flag_clear(&frame.flags, FRAME_WTLB)
 
 
 cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
@@ -416,12 +417,25 @@ cdef void drop_code(machine_t* m, code_t* code) noexcept nogil:
                     bank.jump[k].pc = 1
 
 
+# Marks on a frame that several machines share are made by all of them, under the lock; only its one owner clears them.
+cdef uint32_t pt_lock = 0
+
+
+cdef pt_t pt_look(frame_t* frame) noexcept nogil:
+    """Return what is known of a page table that other machines may be marking; at least what this one has marked."""
+    cdef pt_t pt
+    spin_lock(&pt_lock)
+    pt = (<pt_t*>load_pointer(<void**>&frame.pt))[0]
+    spin_unlock(&pt_lock)
+    return pt
+
+
 cdef void pt_drop(machine_t* m, frame_t* frame) noexcept nogil:
-    """Drop what was derived from a page table as a whole."""
-    cdef pt_t* pt = frame.pt
-    if pt != NULL and pt.where == 1 and pt.level == 0:
+    """Drop what was derived from a page table, a frame that is marked as one, as a whole."""
+    cdef pt_t pt = pt_look(frame)
+    if pt.where == 1 and pt.level == 0:
         drop_range(m, pt.va, 21, pt.bits, pt.atp)
-    elif pt == NULL or pt.where:
+    elif pt.where:
         drop_all(m)
 
 
@@ -432,68 +446,69 @@ cdef void frame_replaced(void* machine, uint64_t ppn, frame_t* old, frame_t* new
     if old == NULL:
         return
     drop_frame(m, old, DROP_ALL)
-    if old.code != NULL:
+    if load_pointer(&old.code) != NULL:
         m.leave = 1  # the running block may be the old frame's
     if new == NULL:
         # What is written next goes behind everyone's back: entries of a page table may change too.
-        if old.flags & FRAME_PT:
+        if count_load(&old.flags) & FRAME_PT:
             pt_drop(m, old)
             m.leave = 1
         return
-    if old.flags & FRAME_PT and old.pt != NULL:
+    if count_load(&old.flags) & FRAME_PT:
         # The copy has the same entries, so what was derived from the old frame now stands on the new one.
         pt = m.mem.pt_of(new)
         if pt == NULL:
             drop_all(m)
             m.leave = 1
             return
-        memcpy(pt, old.pt, sizeof(pt_t))
+        pt[0] = pt_look(old)
         flag_set(&new.flags, FRAME_PT)
 
 
 # ---- page tables ------------------------------------------------------------------------------------------------
-# Marks on a frame that several machines share are made by all of them; it is cleared only by its one owner.
-cdef uint32_t pt_lock = 0
-
-
 cdef int pt_used(machine_t* m, frame_t* frame, uint32_t slot, uint64_t va, int level, int bits,
                  uint64_t atp) noexcept nogil:
     """Note that a slot of a page table feeds a live entry; 0 when that can't be noted, so nothing may be cached.
 
     A level of -1 is the G-stage's: its entries feed translations of addresses that it does not know.
     """
-    cdef pt_t* pt = frame.pt
+    cdef pt_t* pt = <pt_t*>load_pointer(<void**>&frame.pt)
     cdef uint64_t cover, bit = <uint64_t>1 << (slot & 63)
     cdef uint8_t stage = USED_G if level < 0 else USED_FIRST
+    cdef int i
     if pt == NULL:
         pt = m.mem.pt_of(frame)
         if pt == NULL:
             return 0
     cover = 0 if level < 0 else ((<uint64_t>1 << bits) - 1) & ~((<uint64_t>1 << (21 + 9 * level)) - 1)
-    if pt.used[slot >> 6] & bit and frame.flags & FRAME_PT and pt.stages & stage and (
-            pt.where == 2 or (pt.level == level and pt.bits == bits and pt.va == va & cover)) and (
-            pt.atp == atp or pt.atp == ~<uint64_t>0):
+    # Without the lock: the bit is set last, and what changes behind it only ever says more.
+    if load_u64(&pt.used[slot >> 6]) & bit and count_load(&frame.flags) & FRAME_PT and load_u8(&pt.stages) & stage and (
+            load_u8(&pt.where) == 2 or (load_u8(&pt.level) == level and load_u8(&pt.bits) == bits
+                                        and load_u64(&pt.va) == va & cover)) and (
+            load_u64(&pt.atp) == atp or load_u64(&pt.atp) == EVERYWHERE):
         return 1
     spin_lock(&pt_lock)
-    if not frame.flags & FRAME_PT:
-        memset(&pt.used[0], 0, sizeof(pt.used))
-        pt.where = pt.stages = 0
-        pt.atp = atp
+    if not count_load(&frame.flags) & FRAME_PT:
+        for i in range(8):
+            store_u64(&pt.used[i], 0)
+        store_u8(&pt.where, 0)
+        store_u8(&pt.stages, 0)
+        store_u64(&pt.atp, atp)
         drop_frame(m, frame, DROP_W)
         flag_set(&frame.flags, FRAME_PT)
     if pt.atp != atp:
-        pt.atp = ~<uint64_t>0
-    pt.stages |= stage
+        store_u64(&pt.atp, EVERYWHERE)
+    or_u8(&pt.stages, stage)
     if level < 0:
-        pt.where = 2
+        store_u8(&pt.where, 2)
     elif pt.where == 0:
-        pt.where = 1
-        pt.level = level
-        pt.bits = bits
-        pt.va = va & cover
+        store_u8(&pt.level, <uint8_t>level)
+        store_u8(&pt.bits, <uint8_t>bits)
+        store_u64(&pt.va, va & cover)
+        store_u8(&pt.where, 1)
     elif pt.where == 1 and (pt.level != level or pt.bits != bits or pt.va != va & cover):
-        pt.where = 2
-    pt.used[slot >> 6] |= bit
+        store_u8(&pt.where, 2)
+    or_u64(&pt.used[slot >> 6], bit)
     pt.stores = 0
     spin_unlock(&pt_lock)
     return 1
@@ -625,7 +640,8 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new, int same) noexcept no
 
     That is noted in the new frame, as if it had been walked. Returns 0 when everything must go instead.
     """
-    cdef pt_t* pt = old.pt
+    cdef pt_t seen = pt_look(old)
+    cdef pt_t* pt = &seen
     cdef const uint64_t* was = <const uint64_t*>old.bytes
     cdef const uint64_t* is_ = <const uint64_t*>(m.mem.zeros if new == NULL else new.bytes)
     cdef uint32_t slot
@@ -659,9 +675,9 @@ cdef int pt_left(machine_t* m, frame_t* old, frame_t* new, int same) noexcept no
             slot += 1
     if some:
         slots_drop(m, pt, &slots[0], same)
-    if new != NULL and new.pt != NULL:
+    if new != NULL and load_pointer(<void**>&new.pt) != NULL:
         spin_lock(&pt_lock)
-        new.pt.stages |= pt.stages
+        or_u8(&new.pt.stages, pt.stages)
         spin_unlock(&pt_lock)
     return 1
 
@@ -712,7 +728,7 @@ cdef void frames_left(void* machine, frame_t** pairs, uint64_t n, int same) noex
     cdef uint32_t size = 256, at, i
     cdef uint64_t k
     cdef int b, upper, code = 0
-    cdef pt_t* pt
+    cdef pt_t pt
     while size < 2 * n:
         size *= 2
     if pairs != NULL and size > 256:
@@ -726,7 +742,7 @@ cdef void frames_left(void* machine, frame_t** pairs, uint64_t n, int same) noex
         while table[at]:
             at = (at + 1) & (size - 1)
         table[at] = <uint64_t>pairs[2 * k].bytes
-        code |= pairs[2 * k].code != NULL
+        code |= load_pointer(&pairs[2 * k].code) != NULL
     for i in range(m.nharts):
         for b in range(BANKS):
             if m.harts[i].cache.bank[b] == NULL:
@@ -738,8 +754,10 @@ cdef void frames_left(void* machine, frame_t** pairs, uint64_t n, int same) noex
         free(table)
     for upper in range(1, -1, -1):      # tables of tables first: they may leave nothing to the others
         for k in range(n):
-            pt = pairs[2 * k].pt
-            if pairs[2 * k].flags & FRAME_PT and pt != NULL and upper == (pt.where == 1 and pt.level > 0):
+            if not count_load(&pairs[2 * k].flags) & FRAME_PT:
+                continue
+            pt = pt_look(pairs[2 * k])
+            if upper == (pt.where == 1 and pt.level > 0):
                 if not pt_left(m, pairs[2 * k], pairs[2 * k + 1], same):
                     drop_all(m)
                     return
@@ -771,7 +789,7 @@ cdef int fill_data(hart_t* h, uint64_t va, uint64_t pa, frame_t* frame, int writ
     h.bank_d.pa[(va >> 12) & TLB_MASK] = pa & PAGE_MASK
     h.bank_d.key_r[(va >> 12) & TLB_MASK] = frame_key(frame)
     h.bank_d.live = h.bank_d.fresh = 1
-    if writable and not frame.flags & (FRAME_CODE | FRAME_PT):
+    if writable and not count_load(&frame.flags) & (FRAME_CODE | FRAME_PT):
         e = &h.tlb_w[(va >> 12) & TLB_MASK]
         h.bank_d.live_w = 1
         e.tag = page
@@ -789,7 +807,7 @@ cdef int fill_fetch(hart_t* h, uint64_t va, frame_t* frame) noexcept nogil:
     if h.cache.limit:
         limit_fill(h, page)
     h.bank_x.live = h.bank_x.fresh = 1
-    if not frame.flags & FRAME_XTLB:
+    if not count_load(&frame.flags) & FRAME_XTLB:
         flag_set(&frame.flags, FRAME_XTLB)
     e.tag = page
     e.frame = frame
