@@ -447,8 +447,8 @@ cdef extern from *:
     #define LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define OR_RELEASE(p, v) ((void)__atomic_fetch_or((p), (v), __ATOMIC_RELEASE))
-    /* Another machine's thread may link the block while this one runs it. What the link leads to is read by its value, an
-       order that hardware keeps and ThreadSanitizer does not know. */
+    /* Another machine's thread may link the block while this one runs it. What the link leads to is read by its value,
+       an order that hardware keeps and ThreadSanitizer does not know. */
     #ifdef __SANITIZE_THREAD__
     #define LINK_OF(op) __atomic_load_n(&(op)->imm, __ATOMIC_ACQUIRE)
     #else

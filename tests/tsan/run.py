@@ -1,4 +1,4 @@
-"""Prove rule 4 of the core with ThreadSanitizer: build it instrumented, aside, and run work.py: `python tests/tsan/run.py`.
+"""Look for races between machines with ThreadSanitizer: build the core instrumented, aside, and run work.py on it.
 
 Decoded code, links, page tables and frames are shared by machines that run in different threads. The switch core is
 used: instrumented handlers of the threaded one would call each other instead of jumping. `--build` keeps the build for

@@ -72,7 +72,8 @@ def main() -> int:
             snap = fresh(boot, rounds)
             wanted: dict[int, str] = {}
             gate = threading.Barrier(2)
-            threads = [threading.Thread(target=play, args=(snap, wanted, gate, wrong, 2 * rounds + k)) for k in range(2)]
+            threads = [threading.Thread(target=play, args=(snap, wanted, gate, wrong, 2 * rounds + k))
+                       for k in range(2)]
             for thread in threads:
                 thread.start()
             for thread in threads:
