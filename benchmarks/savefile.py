@@ -28,7 +28,8 @@ PAGE = 4096
 LOAD = """
 import sys, time
 import pyvirt as pv
-from pyvirt import machine, savefile
+from pyvirt import machine
+from pyvirt.files import savefile
 began = time.perf_counter()
 snap = pv.Snapshot.load(sys.argv[1])
 vm = snap.fork()

@@ -130,8 +130,8 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _pulled(packages: tuple[str, ...] | None = None) -> Images:
-    if importlib.util.find_spec("pyvirt.pull") is not None:
-        from pyvirt.pull import cached
+    if importlib.util.find_spec("pyvirt.fetch.pull") is not None:
+        from pyvirt.fetch.pull import cached
 
         if (found := cached(packages)) is not None:
             return Images(Path(found.kernel), Path(found.opensbi), Path(found.initrd), found.rootfs)

@@ -13,8 +13,8 @@ from pyvirt._digest import require_built
 
 require_built(Path(__file__).parent)
 
-from pyvirt.asm import asm as asm  # noqa: E402 - an unbuilt tree is told before anything compiled is imported
-from pyvirt.disasm import disasm as disasm  # noqa: E402
+from pyvirt.assembly.asm import asm as asm  # noqa: E402 - an unbuilt tree is told before anything compiled is imported
+from pyvirt.assembly.disasm import disasm as disasm  # noqa: E402
 
 if TYPE_CHECKING:
     from pyvirt.config import Config as Config
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyvirt.devices.virtio_mmio import VirtioMmio as VirtioMmio
     from pyvirt.devices.virtio_rng import VirtioRng as VirtioRng
     from pyvirt.devices.vmgenid import VmGenId as VmGenId
-    from pyvirt.disk import Disk as Disk
+    from pyvirt.disks.disk import Disk as Disk
     from pyvirt.errors import AsmError as AsmError
     from pyvirt.errors import ClosedError as ClosedError
     from pyvirt.errors import ConfigError as ConfigError
@@ -40,19 +40,24 @@ if TYPE_CHECKING:
     from pyvirt.errors import NotReached as NotReached
     from pyvirt.errors import PyvirtError as PyvirtError
     from pyvirt.errors import SnapshotError as SnapshotError
-    from pyvirt.exits import Exits as Exits
+    from pyvirt.explain.exits import Exits as Exits
+    from pyvirt.explain.levels import Guest as Guest
+    from pyvirt.explain.levels import Level as Level
+    from pyvirt.explain.trace import Hook as Hook
+    from pyvirt.explain.trace import Return as Return
+    from pyvirt.explain.trace import Trace as Trace
+    from pyvirt.explain.walk import Walk as Walk
     from pyvirt.fdt import Placed as Placed
     from pyvirt.gdb import GdbServer as GdbServer
     from pyvirt.hart import CsrValue as CsrValue
     from pyvirt.hart import Hart as Hart
-    from pyvirt.history import History as History
-    from pyvirt.hypervisor import Hypervisor as Hypervisor
-    from pyvirt.levels import Guest as Guest
-    from pyvirt.levels import Level as Level
+    from pyvirt.history.history import History as History
+    from pyvirt.history.snapshot import Diff as Diff
+    from pyvirt.history.snapshot import Snapshot as Snapshot
     from pyvirt.machine import Machine as Machine
     from pyvirt.memory import Memory as Memory
-    from pyvirt.snapshot import Diff as Diff
-    from pyvirt.snapshot import Snapshot as Snapshot
+    from pyvirt.nesting.hypervisor import Hypervisor as Hypervisor
+    from pyvirt.nesting.vcpu import Vcpu as Vcpu
     from pyvirt.stop import Condition as Condition
     from pyvirt.stop import Input as Input
     from pyvirt.stop import Stop as Stop
@@ -62,26 +67,20 @@ if TYPE_CHECKING:
     from pyvirt.stop import at as at
     from pyvirt.stop import trap as trap
     from pyvirt.stop import when as when
-    from pyvirt.trace import Hook as Hook
-    from pyvirt.trace import Return as Return
-    from pyvirt.trace import Trace as Trace
-    from pyvirt.vcpu import Vcpu as Vcpu
-    from pyvirt.walk import Walk as Walk
 
 _WHERE = {
     "Config": "config", "Console": "console", "BusFault": "devices.base", "Device": "devices.base",
     "FdtContext": "devices.base", "FdtNode": "devices.base", "Region": "devices.base",
     "VirtioConsole": "devices.virtio_console", "VirtioMmio": "devices.virtio_mmio", "VirtioRng": "devices.virtio_rng",
-    "VmGenId": "devices.vmgenid",
-    "Disk": "disk", "AsmError": "errors", "ClosedError": "errors", "ConfigError": "errors", "DeviceError": "errors",
-    "GuestAddressError": "errors", "HostError": "errors", "LoadError": "errors", "MachineBusy": "errors",
-    "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt", "CsrValue": "hart", "Hart": "hart",
-    "Machine": "machine", "MissingFence": "fences", "Memory": "memory", "Input": "stop", "Condition": "stop",
-    "Stop": "stop", "StopReason": "stop", "Trap": "stop", "access": "stop",
-    "at": "stop", "trap": "stop", "when": "stop",
-    "Exits": "exits", "Guest": "levels", "Hook": "trace", "Level": "levels", "Return": "trace", "Trace": "trace",
-    "GdbServer": "gdb", "Hypervisor": "hypervisor", "Vcpu": "vcpu", "Walk": "walk",
-    "Diff": "snapshot", "History": "history", "Snapshot": "machine", "SnapshotError": "errors",
+    "VmGenId": "devices.vmgenid", "Disk": "disks.disk", "AsmError": "errors", "ClosedError": "errors",
+    "ConfigError": "errors", "DeviceError": "errors", "GuestAddressError": "errors", "HostError": "errors",
+    "LoadError": "errors", "MachineBusy": "errors", "NotReached": "errors", "PyvirtError": "errors", "Placed": "fdt",
+    "CsrValue": "hart", "Hart": "hart", "Machine": "machine", "MissingFence": "explain.fences", "Memory": "memory",
+    "Input": "stop", "Condition": "stop", "Stop": "stop", "StopReason": "stop", "Trap": "stop", "access": "stop",
+    "at": "stop", "trap": "stop", "when": "stop", "Exits": "explain.exits", "Guest": "explain.levels",
+    "Hook": "explain.trace", "Level": "explain.levels", "Return": "explain.trace", "Trace": "explain.trace",
+    "GdbServer": "gdb", "Hypervisor": "nesting.hypervisor", "Vcpu": "nesting.vcpu", "Walk": "explain.walk",
+    "Diff": "history.snapshot", "History": "history.history", "Snapshot": "machine", "SnapshotError": "errors",
 }
 
 __version__ = "0.1.0"

@@ -6,7 +6,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line. The collector of cycles stays away from what lives as long as the process."""
     gc.disable()  # imports leave no garbage
-    from pyvirt.cli import main as run
+    from pyvirt.command.cli import main as run
 
     gc.freeze()
     gc.enable()

@@ -25,11 +25,11 @@ from pyvirt.devices.uart import Uart
 from pyvirt.devices.virtio_blk import VirtioBlk
 from pyvirt.devices.virtio_mmio import VirtioMmio
 from pyvirt.devices.vmgenid import VmGenId
-from pyvirt.disk import Disk
+from pyvirt.disks.disk import Disk
 from pyvirt.errors import ConfigError
 from pyvirt.fdt import Placed
-from pyvirt.firmware import ROM_BASE, Rom
-from pyvirt.placement import Placement
+from pyvirt.firmware.firmware import ROM_BASE, Rom
+from pyvirt.images.placement import Placement
 
 BOARDS = ("virt-1", "bare")
 RAM_BASE = 0x8000_0000

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from pyvirt.board import RAM_BASE
 from pyvirt.config import integer
 from pyvirt.errors import ConfigError, GuestAddressError
-from pyvirt.firmware import ROM_BASE
+from pyvirt.firmware.firmware import ROM_BASE
 
 if TYPE_CHECKING:
-    from pyvirt.tenant import Tenant
+    from pyvirt.history.tenant import Tenant
 
 U64 = (1 << 64) - 1
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pyvirt.board import Board
 from pyvirt.devices.virtio_blk import VirtioBlk
-from pyvirt.disk import BLOCK, Disk
+from pyvirt.disks.disk import BLOCK, Disk
 
 CHUNK = 1 << 20
 

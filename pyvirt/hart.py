@@ -9,19 +9,19 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvirt._bus import IrqLine
-from pyvirt.csrfields import FIELDS
-from pyvirt.csrnames import CSR_NAMES, CSRS
-from pyvirt.disasm import Line, disasm
+from pyvirt.assembly.csrfields import FIELDS
+from pyvirt.assembly.csrnames import CSR_NAMES, CSRS
+from pyvirt.assembly.disasm import Line, disasm
+from pyvirt.assembly.regattrs import CsrAttributes, Registers
+from pyvirt.assembly.regnames import F_REGS, X_NAMES, X_REGS
 from pyvirt.errors import ClosedError, ConfigError, GuestAddressError, MachineBusy
 from pyvirt.memory import Memory
-from pyvirt.regattrs import CsrAttributes, Registers
-from pyvirt.regnames import F_REGS, X_NAMES, X_REGS
 from pyvirt.stop import cause_name
 
 if TYPE_CHECKING:
     from pyvirt._hart import Core
     from pyvirt._hart import Hart as CoreHart
-    from pyvirt.walk import Walk
+    from pyvirt.explain.walk import Walk
 
 U64 = (1 << 64) - 1
 PAGE = 4096

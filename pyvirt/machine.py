@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from pyvirt._hart import choose_core
 from pyvirt.board import BOARDS, RAM_BASE, Board
-from pyvirt.boot import Boot
 from pyvirt.bus import Bus, Physical
 from pyvirt.config import (
     HARTS_MAX,
@@ -34,31 +33,32 @@ from pyvirt.config import (
 from pyvirt.console import Console
 from pyvirt.devices.base import Device
 from pyvirt.digest import machine_digest
-from pyvirt.disk import Disk
+from pyvirt.disks.disk import Disk
 from pyvirt.errors import ConfigError, LoadError, NotReached
-from pyvirt.exits import Exits
+from pyvirt.explain.exits import Exits
+from pyvirt.explain.fences import MissingFence
+from pyvirt.explain.fences import take as take_fences
+from pyvirt.explain.levels import Guest, Level, Levels
+from pyvirt.explain.trace import Filter, Hook, Trace
+from pyvirt.explain.walk import Walk
+from pyvirt.explain.walker import explain
 from pyvirt.fdt import Placed
-from pyvirt.fences import MissingFence
-from pyvirt.fences import take as take_fences
-from pyvirt.firmware import ROM_BASE, ROM_SIZE
+from pyvirt.firmware.boot import Boot
+from pyvirt.firmware.firmware import ROM_BASE, ROM_SIZE
 from pyvirt.hart import Hart
-from pyvirt.history import History
-from pyvirt.levels import Guest, Level, Levels
+from pyvirt.history.history import History
+from pyvirt.history.shell import Shell
+from pyvirt.history.snapshot import Entropy, Part, Recipe, Snapshot, check_alike, check_disks, entropy_bytes
+from pyvirt.history.tenant import Tenant, Typist, frames, limit_of
+from pyvirt.images.placement import Range
+from pyvirt.images.unpack import Source
 from pyvirt.memory import Memory
-from pyvirt.placement import Range
 from pyvirt.run import Driver, Runner
-from pyvirt.shell import Shell
-from pyvirt.snapshot import Entropy, Part, Recipe, Snapshot, check_alike, check_disks, entropy_bytes
 from pyvirt.stop import Condition, Input, Stop, StopReason, Trap, condition
-from pyvirt.tenant import Tenant, Typist, frames, limit_of
-from pyvirt.trace import Filter, Hook, Trace
-from pyvirt.unpack import Source
-from pyvirt.walk import Walk
-from pyvirt.walker import explain
 
 if TYPE_CHECKING:
     from pyvirt.gdb import GdbServer
-    from pyvirt.hypervisor import Hypervisor
+    from pyvirt.nesting.hypervisor import Hypervisor
 
 U64 = (1 << 64) - 1
 

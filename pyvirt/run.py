@@ -17,16 +17,16 @@ from typing import Any, Protocol
 
 from pyvirt._bus import Mmio
 from pyvirt._hart import EXTENSIONS
+from pyvirt.assembly.csrnames import CSRS
 from pyvirt.board import Board
 from pyvirt.console import Console, Matcher
-from pyvirt.csrnames import CSRS
 from pyvirt.errors import ConfigError
+from pyvirt.explain.trace import Taps
+from pyvirt.firmware.htif import Htif
+from pyvirt.firmware.sbi import Sbi
 from pyvirt.hart import world_name
-from pyvirt.htif import Htif
-from pyvirt.sbi import Sbi
 from pyvirt.stop import INTERRUPT, U64, Access, At, Condition, Input, OnTrap, Stop, StopReason, Trap, When
 from pyvirt.stop import Console as ConsoleCondition
-from pyvirt.trace import Taps
 
 SLICE_SECONDS = 0.01
 SLICE_MIN, SLICE_MAX = 10_000, 4_000_000

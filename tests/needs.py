@@ -57,9 +57,9 @@ def guest_image(name: str) -> Path:
 
 
 def _pulled(name: str) -> Path | None:
-    if importlib.util.find_spec("pyvirt.pull") is None:
+    if importlib.util.find_spec("pyvirt.fetch.pull") is None:
         return None
-    from pyvirt.pull import cached
+    from pyvirt.fetch.pull import cached
 
     found = cached()
     if found is None:

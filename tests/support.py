@@ -15,8 +15,8 @@ from typing import Any
 from pyvirt._device_clint import ClintRegs
 from pyvirt._hart import Core, Hart
 from pyvirt._memory import Ram, Root
-from pyvirt.asm import Assembled, asm
-from pyvirt.regnames import X_NAMES
+from pyvirt.assembly.asm import Assembled, asm
+from pyvirt.assembly.regnames import X_NAMES
 
 BASE = 0x8000_0000
 CLINT = 0x200_0000

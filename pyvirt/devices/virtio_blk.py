@@ -6,7 +6,7 @@ from typing import Any
 
 from pyvirt.devices.virtio_mmio import VirtioMmio
 from pyvirt.devices.virtqueue import Chain, VirtqueueError
-from pyvirt.disk import SECTOR, Disk
+from pyvirt.disks.disk import SECTOR, Disk
 from pyvirt.errors import ConfigError, HostError
 
 F_SIZE_MAX, F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH = 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 9

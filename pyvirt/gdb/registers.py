@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
-from pyvirt.csrnames import CSRS
+from pyvirt.assembly.csrnames import CSRS
+from pyvirt.assembly.regnames import F_NAMES, X_NAMES
 from pyvirt.hart import Hart
-from pyvirt.regnames import F_NAMES, X_NAMES
 
 PC, F0, CSR0, PRIV = 32, 33, 65, 4161
 FLOAT_CSRS = ("fflags", "frm", "fcsr")

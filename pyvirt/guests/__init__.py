@@ -4,7 +4,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from pyvirt.asm import Assembled, asm
+from pyvirt.assembly.asm import Assembled, asm
 
 MONITOR = ("monitor.S", "console.S", "commands.S", "selftest.S", "data.S")
 KERNEL_AT = 0x8020_0000  # where an SBI firmware enters its payload

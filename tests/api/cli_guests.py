@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pyvirt
-from pyvirt import cli
+from pyvirt.command import cli
 
 BASE = 0x8000_0000
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvirt import asm, cli, pull
+from pyvirt import asm
+from pyvirt.command import cli
+from pyvirt.command.script import Expect, Send, parse_step, unescape
 from pyvirt.errors import HostError
-from pyvirt.script import Expect, Send, parse_step, unescape
+from pyvirt.fetch import pull
 from tests.api.cli_guests import BASE, ECHO, Command, assemble
 from tests.api.test_loader import elf
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyvirt.terminal import Keys
+from pyvirt.command.terminal import Keys
 from tests.api.cli_guests import ECHO, assemble, spawn
 
 SECONDS = 20.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvirt.disk import BLOCK, Disk
+from pyvirt.disks.disk import BLOCK, Disk
 from pyvirt.errors import ClosedError, ConfigError, HostError
 
 

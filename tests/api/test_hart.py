@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 import pyvirt as pv
+from pyvirt.assembly.csrfields import FIELDS
+from pyvirt.assembly.csrnames import CSRS
+from pyvirt.assembly.regattrs import CsrAttributes, Registers
+from pyvirt.assembly.regnames import F_REGS, X_REGS
 from pyvirt.board import RAM_BASE
-from pyvirt.csrfields import FIELDS
-from pyvirt.csrnames import CSRS
-from pyvirt.regattrs import CsrAttributes, Registers
-from pyvirt.regnames import F_REGS, X_REGS
 
 U64 = (1 << 64) - 1
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvirt.errors import LoadError
-from pyvirt.loader import Loaded, Placement, identify, load_blob, load_dtb, load_initrd, load_program
+from pyvirt.images.loader import Loaded, Placement, identify, load_blob, load_dtb, load_initrd, load_program
 
 BASE, SIZE = 0x8000_0000, 16 << 20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvirt.opensbi import moved_tree
+from pyvirt.images.opensbi import moved_tree
 
 BASE = 0x8000_0000
 # As OpenSBI 1.1 and 1.9 were assembled: li a0, 0x82200000; ret - and: lla a0, _fw_start; lui a1, OFFSET; add; ret.

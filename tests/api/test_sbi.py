@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import pyvirt as pv
-from pyvirt import sbi
 from pyvirt.board import RAM_BASE
+from pyvirt.firmware import sbi
 from pyvirt.stop import StopReason
 
 ENTRY = RAM_BASE + 0x20_0000

@@ -15,7 +15,7 @@ import pyvirt as pv
 from pyvirt.devices.virtio_blk import VirtioBlk
 from pyvirt.devices.virtio_console import VirtioConsole
 from pyvirt.devices.virtio_rng import VirtioRng
-from pyvirt.disk import Disk
+from pyvirt.disks.disk import Disk
 from tests import needs
 from tests.snapshot.test_forks import STAGES, at_stage
 

@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 import pyvirt as pv
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from pyvirt.devices.base import Device, Region
 from pyvirt.errors import LoadError
 from pyvirt.fdt import Placed

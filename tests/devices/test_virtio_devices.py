@@ -11,7 +11,7 @@ from pyvirt.devices.virtio_blk import SEG_MAX, SIZE_MAX, VirtioBlk
 from pyvirt.devices.virtio_console import OUTPUT_MAX, VirtioConsole
 from pyvirt.devices.virtio_rng import VirtioRng
 from pyvirt.devices.virtqueue import CHAIN_BYTES_MAX
-from pyvirt.disk import Disk
+from pyvirt.disks.disk import Disk
 from pyvirt.errors import ClosedError, ConfigError
 from tests.devices.fakes import Bench, Driver
 

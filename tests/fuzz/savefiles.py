@@ -22,9 +22,9 @@ import zstandard
 from blake3 import blake3
 
 import pyvirt as pv
-from pyvirt import container, savefile, savetools
-from pyvirt.container import HEADER, PAGE, Reader, Writer
-from pyvirt.values import pack, unpack
+from pyvirt.files import container, savefile, savetools
+from pyvirt.files.container import HEADER, PAGE, Reader, Writer
+from pyvirt.files.values import pack, unpack
 from tests.snapshot.guests import busy, writer
 
 MEMORY = 3 << 30        # address space for the campaign; a machine of 1 MiB needs none of it

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pyvirt import opening
-from pyvirt.pages import Table
+from pyvirt.files import opening
+from pyvirt.files.pages import Table
 from tests.fuzz import savefiles
 from tests.fuzz.savefiles import Found, Watch, campaign
 

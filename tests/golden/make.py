@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyvirt as pv
-from pyvirt.container import VERSION
-from pyvirt.demo import PROMPT, boot
+from pyvirt.command.demo import PROMPT, boot
+from pyvirt.files.container import VERSION
 from tests.snapshot.guests import busy, sectors, writer
 
 HERE = Path(__file__).resolve().parent

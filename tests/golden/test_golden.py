@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt import savetools
-from pyvirt.aside import aside
-from pyvirt.container import VERSION, Reader, Writer
-from pyvirt.sections import UPGRADES
-from pyvirt.values import pack, unpack
+from pyvirt.files import savetools
+from pyvirt.files.aside import aside
+from pyvirt.files.container import VERSION, Reader, Writer
+from pyvirt.files.sections import UPGRADES
+from pyvirt.files.values import pack, unpack
 from tests.golden.make import HERE, MAKERS
 from tests.snapshot.guests import sectors
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvirt import demo
-from pyvirt.demo import PASSED, PROMPT, boot, golden, judge, play, result, run_demo
+from pyvirt.command import demo
+from pyvirt.command.demo import PASSED, PROMPT, boot, golden, judge, play, result, run_demo
 from pyvirt.guests import KERNEL_AT, monitor
 from pyvirt.machine import Machine
 from pyvirt.stop import StopReason
@@ -62,7 +62,7 @@ def test_slices_change_nothing() -> None:
             pass
         assert result(vm) == golden(), (
             "if the guest, the device tree or the layout of the state was changed on purpose: "
-            "python -m pyvirt.demo > golden.tmp && mv golden.tmp pyvirt/guests/golden.json")
+            "python -m pyvirt.command.demo > golden.tmp && mv golden.tmp pyvirt/guests/golden.json")
 
 
 def test_another_golden_fails_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_an_interactive_demo_hands_over_a_machine_that_has_not_run() -> None:
 
 @pytest.mark.slow
 def test_the_module_prints_golden_json() -> None:
-    command = [sys.executable, "-m", "pyvirt.demo"]
+    command = [sys.executable, "-m", "pyvirt.command.demo"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert json.loads(done.stdout) == golden()
     assert PASSED in done.stderr

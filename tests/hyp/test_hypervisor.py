@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt.guestinsn import decode_access, decode_hyper, decode_transformed
-from pyvirt.guestmem import BLOCK, PAGE
+from pyvirt.nesting.guestinsn import decode_access, decode_hyper, decode_transformed
+from pyvirt.nesting.guestmem import BLOCK, PAGE
 
 RAM = 0x8000_0000
 OFF = "\nli a7, 0x53525354; li a6, 0; li a0, 0; li a1, 0; ecall\n"

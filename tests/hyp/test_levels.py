@@ -10,7 +10,7 @@ import pytest
 
 import pyvirt as pv
 from pyvirt.board import RAM_BASE
-from pyvirt.levels import UNKNOWN
+from pyvirt.explain.levels import UNKNOWN
 from tests.hyp.nest import HYPERVISOR, ROUNDS, hgatp, machine
 
 

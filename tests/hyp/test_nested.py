@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt.nested import Nested
+from pyvirt.nesting.nested import Nested
 from tests.hyp.nested_programs import DATA, LOG, PAGES, POWEROFF, RAM, Program
 from tests.hyp.test_hypervisor import copied
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvirt import Machine, StopReason, asm, pull
+from pyvirt import Machine, StopReason, asm
+from pyvirt.fetch import pull
 from tests import needs
 from tests.api.cli_guests import Command
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt import trace as trace_module
 from pyvirt.board import RAM_BASE
+from pyvirt.explain import trace as trace_module
 from tests.hyp.nest import ROUNDS, hgatp, machine
 
 CALLS, FAULTS = ROUNDS, ROUNDS // 2

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import EXTS, Bare, Variant
 
 H = EXTS | 1 << 19

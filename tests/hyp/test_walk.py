@@ -9,7 +9,7 @@ import pytest
 
 import pyvirt as pv
 from pyvirt.board import RAM_BASE
-from pyvirt.walk import RULES, Rule
+from pyvirt.explain.walk import RULES, Rule
 
 RAM = 1 << 20
 ROOT, G_ROOT, CODE = RAM_BASE + 0x4000, RAM_BASE + 0x8000, RAM_BASE + 0x3_0000

@@ -10,7 +10,7 @@ import sys
 
 from pyvirt import _isa
 from pyvirt._csr import csr_numbers
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import BASE, CLINT, EXTS, RWX, A, Bare, D, N, R, U, V, Variant, W, X, difference, pte, run
 
 SIZE, CODE_PAGES, TABLES = 1 << 18, 3, 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 
 from pyvirt._isa import ISA, Insn
-from pyvirt.disasm import find
+from pyvirt.assembly.disasm import find
 
 RM_RESERVED = (5, 6)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 
-from pyvirt.asm import Assembled, asm
+from pyvirt.assembly.asm import Assembled, asm
 from tests.support import BASE, CLINT, RWX, A, Bare, D, PageTables, R, V, Variant, W
 
 AREA = BASE + 0x2_0000 - 64     # 128 bytes, half in each of two pages

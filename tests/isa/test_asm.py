@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvirt._isa import BY_NAME
-from pyvirt.asm import Assembled, asm
-from pyvirt.csrnames import CSRS
-from pyvirt.disasm import disasm
+from pyvirt.assembly.asm import Assembled, asm
+from pyvirt.assembly.csrnames import CSRS
+from pyvirt.assembly.disasm import disasm
+from pyvirt.assembly.pseudo import load_constant
 from pyvirt.errors import AsmError, PyvirtError
-from pyvirt.pseudo import load_constant
 from tests import needs
 
 BASE = 0x8000_0000

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import BASE, HANDLER, RWX, Bare, PageTables, Variant, same
 
 END = "li t0, 0\n csrw mtvec, t0\n 9: wfi\n j 9b\n"

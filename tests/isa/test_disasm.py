@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvirt._isa import HINT_OF, ISA
-from pyvirt.asm import asm
-from pyvirt.disasm import disasm, disasm_word
-from pyvirt.pseudo import PSEUDOS
+from pyvirt.assembly.asm import asm
+from pyvirt.assembly.disasm import disasm, disasm_word
+from pyvirt.assembly.pseudo import PSEUDOS
 from tests import needs
 from tests.isa.rows import EVERY
 

@@ -149,7 +149,7 @@ def judged(softfloat: ModuleType, name: str, rm: int, operands: Operands) -> tup
 
 def fli(width: int, number: int) -> int:
     """Return the register that fli loads."""
-    from pyvirt.regnames import FLI
+    from pyvirt.assembly.regnames import FLI
 
     text = FLI[number]
     if text == "min":

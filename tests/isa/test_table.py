@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from pyvirt._isa import BY_NAME, HINT_OF, ISA, Insn, find, parse_pattern
-from pyvirt.disasm import find as indexed_find
+from pyvirt.assembly.disasm import find as indexed_find
 from tests.isa.rows import words
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pyvirt.regnames import FLI
+from pyvirt.assembly.regnames import FLI
 from tests.lockstep.programs import RESERVED, frame
 
 ROUNDING = ("rne", "rtz", "rdn", "rup", "rmm", "dyn")

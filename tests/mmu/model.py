@@ -9,7 +9,7 @@ import contextlib
 import functools
 import random
 
-from pyvirt.asm import Assembled, asm
+from pyvirt.assembly.asm import Assembled, asm
 from tests.support import BASE, HANDLER, MODES, A, Bare, D, N, PageTables, R, U, V, Variant, W, X, pte
 
 SIZE = 1 << 20

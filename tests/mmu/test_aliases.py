@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import BASE, HANDLER, RWX, VARIANTS, Bare, PageTables, V, Variant, pte, run, same
 
 ONE, TWO, PAGE, OTHER = 0x40_0000, 0x4123_4000, BASE + 0x8000, BASE + 0x9000

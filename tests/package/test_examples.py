@@ -71,7 +71,7 @@ def test_page_commands_exist(page: str, source: Path) -> None:
 def _commands() -> set[str]:
     import typer.main
 
-    cli = importlib.import_module("pyvirt.cli")
+    cli = importlib.import_module("pyvirt.command.cli")
     return set(getattr(typer.main.get_command(cli.app), "commands", {}))
 
 

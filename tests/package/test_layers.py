@@ -20,31 +20,28 @@ PACKAGE = Path(pyvirt.__file__).parent
 RANKS = [
     {"errors", "_digest", "_build"},
     {"_*"},  # the compiled modules
-    # Tables of names, formats of files, the assembler and disassembler: they serve parts and know none
-    {"regnames", "csrnames", "pseudo", "encode", "asm*", "disasm", "unpack", "placement", "loader", "blocks", "disk",
-     "diskcommit", "opensbi", "config", "csrfields", "fences", "guestinsn", "regattrs", "show", "stop", "aside",
-     "values", "container", "pages", "pagestore", "signing"},
-    {"devices", "hart", "memory", "fdt", "guests", "console", "firmware", "opensbi"},
+    # Tables of names, formats of files, values: they serve parts and know none
+    {"assembly", "images", "disks", "config", "show", "stop", "explain.fences", "nesting.guestinsn", "files.aside",
+     "files.values", "files.container", "files.pages", "files.signing", "history.pagestore"},
+    {"devices", "hart", "memory", "fdt", "guests", "console", "firmware.firmware"},
     {"board"},
-    {"history", "snapshot", "snapmap", "savefile", "savetools", "sections", "opening",
-     "walk", "walker", "trace", "exits", "perfetto", "levels", "sbi", "htif",
-     "digest"},
-    {"guestmem", "gdb"},
-    {"hyperpart", "shadow", "nested", "vcpu", "hypervisor", "machine", "run", "boot", "bus", "shell", "pool", "tenant"},
+    {"history.history", "history.snapshot", "history.snapmap", "files", "explain", "firmware", "digest"},
+    {"nesting.guestmem", "gdb"},
+    {"nesting", "history", "firmware.boot", "machine", "run", "bus"},
     {"__init__"},
-    {"_apt", "_initramfs", "pull", "testing", "demo", "script",
-     "terminal"},
-    {"doctor"},
-    {"cli", "cli_files", "__main__"},
+    {"fetch", "testing", "command"},
+    {"command.doctor"},
+    {"command.cli", "command.cli_files", "__main__"},
 ]
 
 
 def rank_of(module: str) -> int:
-    """Return the rank of a module given relative to pyvirt: "devices.uart" has that of "devices"."""
+    """Return the rank of a module given relative to pyvirt: its own, else that of its folder."""
     top = module.partition(".")[0] or "__init__"
-    for rank, names in enumerate(RANKS):
-        if top in names:
-            return rank
+    for name in (module, top):
+        for rank, names in enumerate(RANKS):
+            if name in names:
+                return rank
     for rank, names in enumerate(RANKS):
         if any(fnmatch.fnmatch(top, n) for n in names):
             return rank
@@ -74,7 +71,9 @@ def imports(path: Path, module: str) -> list[tuple[int, str]]:
             if base == "pyvirt":
                 found.extend((node.lineno, alias.name) for alias in node.names)
             elif base.startswith("pyvirt."):
-                found.append((node.lineno, base.partition(".")[2]))
+                room = base.partition(".")[2]
+                found.extend({(node.lineno, f"{room}.{a.name}" if _is_module(f"{room}.{a.name}") else room)
+                              for a in node.names})
         for child in ast.iter_child_nodes(node):
             visit(child)
 
@@ -108,7 +107,8 @@ def _is_module(name: str) -> bool:
 
 def test_the_check_sees_every_form_of_import(tmp_path: Path) -> None:
     text = """
-import pyvirt.cli
+import pyvirt.command.cli
+from pyvirt.history import snapshot
 from pyvirt import machine
 from pyvirt.board import Board
 from . import show
@@ -116,11 +116,12 @@ from .walk import walk
 def f():
     from pyvirt.testing import x
 if TYPE_CHECKING:
-    from pyvirt.cli import main
+    from pyvirt.command.cli import main
 """
     path = tmp_path / "hart.py"
     path.write_text(text)
-    assert [target for _, target in imports(path, "hart")] == ["cli", "machine", "board", "show", "walk", "testing"]
+    assert [target for _, target in imports(path, "hart")] == [
+        "command.cli", "history.snapshot", "machine", "board", "show", "walk", "testing"]
 
 
 def test_the_core_knows_nothing_of_the_package(source: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import pyvirt
-from pyvirt import _apt, _initramfs, pull
 from pyvirt.errors import ConfigError, HostError, LoadError
+from pyvirt.fetch import _apt, _initramfs, pull
 from tests import needs
 
 DEB822 = """\
@@ -326,7 +326,8 @@ def test_killed_anywhere_it_leaves_a_usable_cache(archive: Archive, tmp_path: Pa
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(pyvirt.__file__).parent.parent)!r})
-from pyvirt import _apt, pull
+from pyvirt.fetch import _apt
+from pyvirt.fetch import pull
 source = _apt.Source("copy:{archive.root}", (), ("main",), {{"Trusted": "yes"}})
 pull.host_sources = lambda: [source]
 pull.pull(["hello"], refresh=True)

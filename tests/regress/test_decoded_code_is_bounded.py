@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import BASE, Bare, Variant, run
 
 PAGES = 24

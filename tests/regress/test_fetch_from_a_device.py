@@ -1,7 +1,7 @@
 """Code in a device's registers: the device sees the time of the instruction, as for a load, however the run is cut."""
 from __future__ import annotations
 
-from pyvirt.asm import asm
+from pyvirt.assembly.asm import asm
 from tests.support import BASE, VARIANTS, Bare, run
 
 AT = 0x1000_0000

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyvirt as pv
+from pyvirt.assembly.regnames import X_NAMES
 from pyvirt.devices.base import Device
-from pyvirt.regnames import X_NAMES
 
 
 def reloaded(snap: pv.Snapshot, *, devices: Sequence[type[Device]] = ()) -> pv.Snapshot:

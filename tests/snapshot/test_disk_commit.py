@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt.disk import BLOCK, Disk
-from pyvirt.diskcommit import journal
+from pyvirt.disks.disk import BLOCK, Disk
+from pyvirt.disks.diskcommit import journal
 from tests.snapshot.guests import sectors, writer
 
 SIZE = 64 * BLOCK + 512     # with a last block that is not whole
@@ -130,7 +130,7 @@ def test_commit_is_refused(image: Path, tmp_path: Path) -> None:
 DIE = """
 import os, random, sys
 from pathlib import Path
-from pyvirt.disk import Disk
+from pyvirt.disks.disk import Disk
 left, path = int(sys.argv[1]), Path(sys.argv[2])
 disk = Disk(path)
 rng = random.Random(7)

@@ -15,12 +15,12 @@ import pytest
 from blake3 import blake3
 
 import pyvirt as pv
-from pyvirt import savefile, savetools
 from pyvirt._hart import state_fields, state_packed
-from pyvirt.aside import aside
-from pyvirt.container import Reader, Writer
 from pyvirt.devices.base import Device, Region
-from pyvirt.values import pack, unpack
+from pyvirt.files import savefile, savetools
+from pyvirt.files.aside import aside
+from pyvirt.files.container import Reader, Writer
+from pyvirt.files.values import pack, unpack
 from tests.needs import need_module
 from tests.snapshot.guests import busy, sectors, writer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pyvirt as pv
-from pyvirt import savetools
+from pyvirt.files import savetools
 from tests.snapshot.guests import busy
 
 # Answers each line with the pid of a child that saves two snapshots over one file in turn, until it is killed.

@@ -12,7 +12,7 @@ import pytest
 
 import pyvirt as pv
 from pyvirt._memory import Ram, counters
-from pyvirt.container import PAGE, Reader
+from pyvirt.files.container import PAGE, Reader
 from tests.snapshot.guests import busy, writer
 
 BASE = 0x8000_0000

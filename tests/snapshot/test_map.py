@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt import pagestore
 from pyvirt._memory import counters
-from pyvirt.snapmap import Shared
+from pyvirt.history import pagestore
+from pyvirt.history.snapmap import Shared
 from tests.snapshot.guests import busy, sectors, writer
 
 PAGE = 4096
@@ -276,7 +276,7 @@ def test_the_store_goes_with_the_last_snapshot_in_it() -> None:
 
 def _forget() -> None:
     """Let go what this process has as a worker."""
-    from pyvirt import snapmap
+    from pyvirt.history import snapmap
 
     snapmap._arrived.clear()
     pagestore._stores.clear()

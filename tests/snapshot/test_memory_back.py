@@ -13,8 +13,8 @@ import pytest
 
 import pyvirt as pv
 from pyvirt._memory import Ram, counters
-from pyvirt.blocks import STAMP, Blocks
-from pyvirt.disk import Disk
+from pyvirt.disks.blocks import STAMP, Blocks
+from pyvirt.disks.disk import Disk
 from tests.snapshot.guests import sectors, writer
 
 CHAIN = 1000

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt import pool
 from pyvirt._memory import counters
 from pyvirt.devices.base import Device, Region
 from pyvirt.devices.rtc import Rtc
-from pyvirt.pool import POOL
+from pyvirt.history import pool
+from pyvirt.history.pool import POOL
 from tests.snapshot.guests import busy, caller, mapper, sectors, writer
 
 Make = Callable[[Path], pv.Machine]

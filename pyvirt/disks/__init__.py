@@ -1,0 +1,1 @@
+"""Disks: raw image files, and what a guest changes of them."""

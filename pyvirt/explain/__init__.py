@@ -1,0 +1,1 @@
+"""What happened, and why: page walks, traps, exits, levels, missing fences."""

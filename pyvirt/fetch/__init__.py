@@ -1,0 +1,1 @@
+"""`pyvirt pull`: unmodified guests from Debian's archive."""

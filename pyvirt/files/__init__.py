@@ -1,0 +1,1 @@
+"""Saved machines: the container, what goes into it, and how it comes back."""

@@ -1,0 +1,1 @@
+"""The tree of snapshots, forks, and how machines share what costs time to make."""

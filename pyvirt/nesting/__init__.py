@@ -1,0 +1,1 @@
+"""Hypervisors written in Python, and the H extension as they emulate it for their guests."""
