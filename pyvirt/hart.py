@@ -20,7 +20,7 @@ from pyvirt.stop import cause_name
 
 if TYPE_CHECKING:
     from pyvirt._hart import Core
-    from pyvirt._hart import Hart as CoreHart
+    from pyvirt._view import Hart as CoreHart
     from pyvirt.explain.walk import Walk
 
 U64 = (1 << 64) - 1

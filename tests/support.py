@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyvirt._device_clint import ClintRegs
-from pyvirt._hart import Core, Hart
+from pyvirt._hart import Core
 from pyvirt._memory import Ram, Root
+from pyvirt._view import Hart
 from pyvirt.assembly.asm import Assembled, asm
 from pyvirt.assembly.regnames import X_NAMES
 

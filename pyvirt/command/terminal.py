@@ -32,6 +32,7 @@ HELP = ("\r\n"
 SLICE_SECONDS = 0.02            # what a key may have to wait for, of a guest that is busy
 SLICE_TICKS = 500_000           # 50 ms of guest time: how often a guest that idles is looked at
 READ_MAX = 4096
+WAIT_SECONDS = 0.25             # until a signal that select(2) did not see is acted upon
 BACKLOG = 4096                  # bytes the guest has not read, from which on no more is taken from a pipe
 TICKS_PER_SECOND = 10_000_000
 
@@ -175,8 +176,7 @@ class Input:
             if seconds:
                 time.sleep(seconds)
             return b""
-        ready, _, _ = select.select([self._fd], [], [], seconds)
-        if not ready:
+        if not self._ready(self._fd, seconds):
             return b""
         try:
             data = os.read(self._fd, READ_MAX)
@@ -188,6 +188,17 @@ class Input:
             self._end()
             return b""
         return data if self.keys is None else self.keys.feed(data)
+
+    @staticmethod
+    def _ready(fd: int, seconds: float | None) -> bool:
+        """Wait for input. A signal that comes just before select(2) does not end it: so it never waits for long."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = WAIT_SECONDS if end is None else min(max(end - time.monotonic(), 0.0), WAIT_SECONDS)
+            if select.select([fd], [], [], left)[0]:
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
 
     def _end(self) -> None:
         if self.keys is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pyvirt._hart import state_fields, state_packed
+from pyvirt._fields import state_fields, state_packed
 from pyvirt._memory import Ram, Root
 from pyvirt.board import RAM_BASE
 from pyvirt.config import Config

@@ -13,7 +13,8 @@ from pyvirt._hart import EXTENSIONS
 from pyvirt.assembly.csrnames import CSRS
 
 if TYPE_CHECKING:
-    from pyvirt._hart import Core, Hart
+    from pyvirt._hart import Core
+    from pyvirt._view import Hart
 
 SUCCESS, FAILED, NOT_SUPPORTED, INVALID_PARAM, DENIED = 0, -1, -2, -3, -4
 INVALID_ADDRESS, ALREADY_AVAILABLE, ALREADY_STARTED, ALREADY_STOPPED = -5, -6, -7, -8

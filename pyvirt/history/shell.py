@@ -23,7 +23,7 @@ from pyvirt.history.snapshot import Content, Outside, Recipe, check_disks, plain
 from pyvirt.run import Inputs, Runner
 
 if TYPE_CHECKING:
-    from pyvirt._hart import Hart
+    from pyvirt._view import Hart
 
 UNKNOWN = object()      # a state that equals none
 

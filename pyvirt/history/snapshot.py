@@ -29,7 +29,7 @@ from pyvirt.images.placement import Range
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from pyvirt._hart import Hart
+    from pyvirt._view import Hart
     from pyvirt.history.pagestore import Entry
     from pyvirt.history.snapmap import Shared
     from pyvirt.machine import Machine

@@ -28,7 +28,7 @@ from pyvirt.nesting.shadow import ACCESS_FAULT, GUEST_PAGE_FAULT, LOAD, STORE, R
 from pyvirt.stop import INTERRUPT, Trap
 
 if TYPE_CHECKING:
-    from pyvirt._hart import Hart
+    from pyvirt._view import Hart
     from pyvirt.nesting.hypervisor import Hypervisor
     from pyvirt.nesting.vcpu import Vcpu
 

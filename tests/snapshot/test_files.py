@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 import pyvirt as pv
-from pyvirt._hart import state_fields, state_packed
+from pyvirt._fields import state_fields, state_packed
 from pyvirt.devices.base import Device, Region
 from pyvirt.files import savefile, savetools
 from pyvirt.files.aside import aside
