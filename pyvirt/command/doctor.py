@@ -56,7 +56,7 @@ def _installed() -> bool:
 
 
 def _build() -> Check:
-    package = Path(__file__).parent
+    package = Path(_digest.__file__).parent
     build = _digest.load(package)
     if build is None:
         return Check("build", "none", ok=False, advice=f"run `{_digest.COMMAND}`")

@@ -61,9 +61,12 @@ def named(reader: Reader, where: bytes, folders: list[Path], what: str) -> Path:
         raise reader.wrong(f"{what} has the name {where!r}")
     named = Path(os.fsdecode(where))
     for folder in [reader.path.absolute().parent, *folders]:
-        found = (folder / named).resolve()
-        if any(found.is_relative_to(allowed) for allowed in folders) and found.is_file():
-            return found
+        try:
+            found = (folder / named).resolve()
+            if any(found.is_relative_to(allowed) for allowed in folders) and found.is_file():
+                return found
+        except (OSError, RuntimeError) as error:    # too long a name, a loop of links
+            raise reader.wrong(f"{what} is {str(named)!r:.200}, which can't be looked for: {error!s:.200}") from error
     allowed = ", ".join(map(str, folders))
     raise reader.wrong(f"{what} is {str(named)!r}, which is not found in {allowed}; within= names other folders")
 
