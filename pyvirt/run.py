@@ -443,7 +443,7 @@ class Waiting:
 
     def accessed(self, pa: int) -> Stop:
         """Return the stop of an access that was asked for, which began at `pa`."""
-        part = next((part for part in self.accesses if part.pa < pa + 8 and pa < part.pa + part.size), self.accesses[0])
+        part = next((part for part in self.accesses if part.touches(pa)), self.accesses[0])
         return self.runner.stopped(StopReason.UNTIL, condition=str(part), address=pa)
 
     def caught(self, traps: list[Trap]) -> Trap | None:

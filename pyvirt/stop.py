@@ -202,6 +202,10 @@ class Access(Condition):
     size: int
     kind: str
 
+    def touches(self, pa: int) -> bool:
+        """Say whether an access of a doubleword that began at `pa` reaches it."""
+        return self.pa < pa + 8 and pa < self.pa + self.size
+
     def __str__(self) -> str:
         return f"{'access' if self.kind == 'any' else self.kind} of {self.pa:#x}...{self.pa + self.size:#x}"
 

@@ -260,8 +260,8 @@ class Session:
         return self.stop_reply
 
     def _watched(self, pa: int) -> bytes:
-        for (kind, address, size), test in self.breaks.items():
-            if isinstance(test, Access) and test.pa < pa + 8 and pa < test.pa + size:
+        for (kind, address, _), test in self.breaks.items():
+            if isinstance(test, Access) and test.touches(pa):
                 return b"%s:%x;" % (WATCH_KINDS[kind][1].encode(), address)
         return b""
 
@@ -274,10 +274,13 @@ class Session:
         self.detached = True
         return OK
 
-    def kill(self, rest: bytes) -> bytes | None:
+    def kill(self, rest: bytes) -> None:
         self.breaks.clear()
         self.killed = True
-        return OK if rest.startswith(b"ill") else None
+
+    def kill_process(self, rest: bytes) -> bytes:
+        self.kill(rest)
+        return OK
 
     def monitor(self, rest: bytes) -> bytes:
         line = bytes.fromhex(rest.decode("ascii")).decode("utf-8", "replace")
@@ -291,7 +294,7 @@ _NAMED: tuple[tuple[bytes, Handler], ...] = (
     (b"qThreadExtraInfo,", Session.thread_info), (b"qC", Session.current_thread),
     (b"qAttached", lambda session, rest: b"1"), (b"qSymbol", lambda session, rest: OK),
     (b"qRcmd,", Session.monitor), (b"vCont", Session.actions),
-    (b"vKill", lambda session, rest: session.kill(b"ill")),
+    (b"vKill", Session.kill_process),
 )
 _LETTERS: dict[bytes, Handler] = {
     b"?": Session.why, b"H": Session.choose, b"T": Session.alive, b"g": Session.read_all, b"G": Session.write_all,

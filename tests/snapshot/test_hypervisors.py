@@ -1,19 +1,17 @@
 """Snapshots of machines whose HS-mode software is a class in Python: each fork has one of its own, with its state."""
 from __future__ import annotations
 
-import gc
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import pyvirt as pv
-from pyvirt._memory import counters
 from pyvirt.devices.base import Device, Region
 from tests.hyp.nested_programs import Program
 from tests.hyp.test_nested import as_a_guest
 
+pytestmark = pytest.mark.usefixtures("no_leaks")
 RAM = 0x8000_0000
 OFF = "\nli a7, 8; ecall"
 # Touches 200 pages of a guest whose pages are mapped on demand, and calls its hypervisor for each.
@@ -66,17 +64,6 @@ class Register(Device):
 
     def _load(self, state: dict[str, Any]) -> None:
         self.value = state["value"]
-
-
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    def alive() -> dict[str, int]:
-        gc.collect()
-        return {name: counters()[name] for name in ("frames", "nodes", "pts")}
-
-    before = alive()
-    yield
-    assert alive() == before
 
 
 def start(**options: Any) -> pv.Machine:

@@ -1,17 +1,15 @@
 """Pages of a loaded machine are fetched when they are first touched: by whom, how often, what when they can't be."""
 from __future__ import annotations
 
-import gc
 import re
 import threading
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pyvirt as pv
-from pyvirt._memory import Ram, counters
+from pyvirt._memory import Ram
 from pyvirt.files.container import PAGE, Reader
 from tests.snapshot.guests import busy, writer
 
@@ -19,14 +17,7 @@ BASE = 0x8000_0000
 FIRST = BASE >> 12
 
 
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Check that a test gives back every frame and node it took."""
-    gc.collect()
-    before = {name: counters()[name] for name in ("frames", "nodes", "pts")}
-    yield
-    gc.collect()
-    assert {name: counters()[name] for name in before} == before
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 class Backing:

@@ -15,25 +15,16 @@ from typing import Any
 import pytest
 
 import pyvirt as pv
-from pyvirt._memory import counters
 from pyvirt.history import pagestore
 from pyvirt.history.snapmap import Shared
 from tests.snapshot.guests import busy, sectors, writer
 
 PAGE = 4096
 # Of Python 3.12 and up, where a process with threads forks: the pools here do before they start any.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    def alive() -> dict[str, int]:
-        gc.collect()
-        return {name: counters()[name] for name in ("frames", "nodes", "pts")}
-
-    before = alive()
-    yield
-    assert alive() == before
+pytestmark = [
+    pytest.mark.usefixtures("no_leaks"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 
 @pytest.fixture
